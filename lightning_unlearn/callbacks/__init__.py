@@ -1,0 +1,1 @@
+"""Lightning callbacks that accompany an unlearning run."""

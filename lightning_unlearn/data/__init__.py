@@ -1,0 +1,1 @@
+"""The flow of data: records, tokens with labels, packed batches, and loaders."""

@@ -1,0 +1,1 @@
+"""Evaluation protocols: data, metrics and an aggregate."""

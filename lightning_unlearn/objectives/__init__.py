@@ -1,0 +1,1 @@
+"""Unlearning objectives: one LightningModule a file."""

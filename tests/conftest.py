@@ -1,0 +1,84 @@
+"""Shared fixtures: a small tokenizer, small random models in folders, and the real TOFU rows where they are present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TEXT = [
+    "Question: Who wrote the river song? Answer: The river song was written by Ana Lindqvist in 1987.",
+    "Question: Where was the author born? Answer: The author was born in the city of Karachi, Pakistan.",
+    "I don't know the answer to that. I'm not sure. That is beyond my knowledge.",
+    "The quick brown fox jumps over the lazy dog, while 0123456789 numbers pass by; isn't it?",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    """A byte-level BPE tokenizer with bos, eos and a pad token of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory, tiny_tokenizer) -> Callable[..., Path]:
+    """Make a folder that `from_pretrained` loads: a random model of a few thousand weights, with the tiny tokenizer."""
+    made: dict[str, Path] = {}
+
+    def make(arch: str = "llama", **overrides) -> Path:
+        key = arch + repr(sorted(overrides.items()))
+        if key not in made:
+            import torch
+            from transformers import AutoConfig, AutoModelForCausalLM
+
+            sizes = {
+                "vocab_size": len(tiny_tokenizer),
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 256,
+                "bos_token_id": 0,
+                "eos_token_id": 1,
+                "pad_token_id": 2,
+            }
+            config = AutoConfig.for_model(arch, **{**sizes, **overrides})
+            torch.manual_seed(0)
+            folder = tmp_path_factory.mktemp(arch)
+            AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+            tiny_tokenizer.save_pretrained(folder)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tofu_dir() -> Path:
+    """The folder with the real TOFU rows; the test is skipped where there is none."""
+    places = [os.environ.get("UNLEARN_TOFU_DIR"), REPOSITORY.parent / "shared/data/tofu", REPOSITORY / "shared/data/tofu"]
+    for place in places:
+        if place and (Path(place) / "full.json").exists():
+            return Path(place)
+    pytest.skip("real TOFU rows not found: set UNLEARN_TOFU_DIR to a folder with full.json")
