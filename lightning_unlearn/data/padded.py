@@ -1,0 +1,87 @@
+"""Padded batches, as existing projects have them, turned into packed ones with the same losses.
+
+`labels` follow the Hugging Face convention: aligned with `input_ids` (not shifted), -100 where ignored. A label may stand on
+a padding position (TOFU labels one eos there): it is predicted from the token before it and carried as a target.
+
+Shapes: B rows, L padded length, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.data.packing import IGNORE_INDEX, PackedBatch, RoleScale, RoleSpan, concatenate
+
+PaddedRole = Mapping[str, Tensor]
+
+
+def from_padded(
+    batch: Mapping[str, PaddedRole], *, scales: Mapping[str, RoleScale] | None = None, keep_padding: tuple[str, ...] = ()
+) -> PackedBatch:
+    """Pack a dict of padded roles.
+
+    Args:
+        batch: role -> {"input_ids": int64 [B, L], "labels": int64 [B, L], "attention_mask": [B, L] (default: all ones)}.
+        scales: role -> factors of the optimiser step, see `RoleScale` (default: means over this batch).
+        keep_padding: roles whose padding stays, every position of them labelled (parity with code that averages over padding).
+
+    Raises:
+        ValueError: for a missing key, a wrong shape, a row of padding only, or labels deep inside left padding.
+    """
+    if not batch:
+        raise ValueError("batch must hold at least one role, got an empty dict")
+    parts = [_role(role, tensors, role in keep_padding) for role, tensors in batch.items()]
+    return replace(concatenate(parts), scales=dict(scales or {}))
+
+
+def _role(role: str, tensors: PaddedRole, keep_padding: bool) -> PackedBatch:
+    ids, labels, mask = _checked(role, tensors)
+    length = ids.shape[1]
+    predicted = torch.zeros_like(mask)
+    predicted[:, :-1] = labels[:, 1:] != IGNORE_INDEX  # [B, L]: positions whose successor is labelled
+    begun = mask.long().cumsum(1) > 0
+    predicted &= begun  # what precedes a row's first token predicts nothing
+    kept = mask
+    if keep_padding or bool((predicted & ~mask).any()):
+        if not bool(mask[:, 0].all()):
+            raise ValueError(f'batch["{role}"]: labels inside padding need right padding, got left-padded rows')
+        kept = torch.ones_like(mask)
+    if keep_padding:
+        predicted = torch.arange(length, device=ids.device).expand_as(ids) < length - 1
+    successors = torch.cat([ids[:, 1:], ids[:, :1]], 1) if keep_padding else torch.cat([labels[:, 1:], labels[:, :1]], 1)
+    lengths = tuple(kept.sum(1).tolist())
+    place = (kept.flatten().long().cumsum(0) - 1).view_as(ids)  # [B, L]: index into [T] of each kept token
+    rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
+    index = place[predicted]
+    span = RoleSpan(slice(0, len(ids)), slice(0, len(index)), slice(0, sum(lengths)))
+    return PackedBatch(
+        input_ids=ids[kept],
+        position_ids=(kept.long().cumsum(1) - 1)[kept],
+        target_index=index,
+        targets=successors[predicted],
+        target_row=rows[predicted],
+        lengths=lengths,
+        spans={role: span},
+        attended=mask[kept] if kept is not mask else None,
+        sequence_roles=frozenset({role}) if keep_padding else frozenset(),
+    )
+
+
+def _checked(role: str, tensors: PaddedRole) -> tuple[Tensor, Tensor, Tensor]:
+    for key in ("input_ids", "labels"):
+        if key not in tensors:
+            raise ValueError(f'batch["{role}"] must hold "input_ids" and "labels", got {sorted(tensors)}')
+    ids, labels = tensors["input_ids"], tensors["labels"]
+    mask = tensors.get("attention_mask")
+    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    if ids.ndim != 2 or labels.shape != ids.shape or mask.shape != ids.shape:
+        shapes = {key: tuple(value.shape) for key, value in tensors.items() if isinstance(value, Tensor)}
+        raise ValueError(f'batch["{role}"]: input_ids, labels and attention_mask must share one shape [B, L], got {shapes}')
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ValueError(f'batch["{role}"]: every row must hold at least one token, got only padding in rows {empty}')
+    return ids, labels, mask
