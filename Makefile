@@ -1,0 +1,50 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything runs inside .venv, which `setup` makes once.
+# On a machine without a GPU give pip the CPU wheels of PyTorch: make setup PIP_ARGS="--extra-index-url <CPU wheel index>".
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := --cov=lightning_unlearn --cov=unlearn_kernels
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: setup demo test test-all lint format bench docs clean
+
+setup: $(STAMP)
+
+# torch first, from the constraints: the other packages then meet the version that is there
+$(STAMP): setup.py pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/lightning-unlearn demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow" $(PACKAGES) --cov-report=term
+
+test-all: setup
+	$(BIN)/python -m pytest $(PACKAGES) --cov-report=term
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/pyright
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: setup
+	$(BIN)/python docs/build.py build/docs
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info kernels/*.egg-info
+	find lightning_unlearn kernels tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,74 @@
+"""Two import packages from one repository: `lightning_unlearn`, and `unlearn_kernels`, which lives in kernels/."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "lightning_unlearn/__init__.py").read_text()).group(1)
+
+EXTRAS = {
+    "triton": ["triton>=3.4; platform_system == 'Linux'"],  # PyTorch's CUDA wheels bring the Triton that suits them
+    "flash": ["flash-attn>=2.8; platform_system == 'Linux'"],
+    "eval": ["lm_eval>=0.4.9"],
+    "stress": ["bitsandbytes>=0.48"],
+    "docs": ["pdoc>=15"],
+}
+EXTRAS["dev"] = EXTRAS["docs"] + [
+    "beartype>=0.20",
+    "build>=1.2",
+    "codespell>=2.4",
+    "hypothesis>=6.130",
+    "jaxtyping>=0.3",
+    "pillow>=11",
+    "pre-commit>=4",
+    "pyright[nodejs]>=1.1.400",
+    "pytest>=8.3",
+    "pytest-cov>=6",
+    "pytest-timeout>=2.3",
+    "ruff>=0.11",
+    "setuptools>=77",
+    "wheel",
+]
+
+setup(
+    name="lightning-unlearn",
+    version=VERSION,
+    description="Make a language model forget chosen data, and prove that it did, inside PyTorch Lightning",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["machine unlearning", "language models", "pytorch lightning", "triton"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    # kernels/ is a folder and no package: a top-level package of that name would shadow one that transformers looks for.
+    packages=find_packages(include=["lightning_unlearn*"]) + find_packages("kernels"),
+    package_dir={"unlearn_kernels": "kernels/unlearn_kernels"},
+    package_data={"": ["py.typed", "*.html", "*.css", "*.js", "*.json", "*.jsonl", "*.txt"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.8",
+        "lightning>=2.6.4",
+        "transformers>=5.10.4",
+        "torchmetrics>=1.7",
+        "datasets>=4",
+        "peft>=0.18",
+        "jsonargparse[signatures]>=4.40",
+        "jaxtyping>=0.3",
+        "rouge-score>=0.1.2",
+        "scipy>=1.13",
+        "matplotlib>=3.9",
+        "jinja2>=3.1",
+        "rich>=13",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["lightning-unlearn = lightning_unlearn.cli:main"]},
+)
