@@ -325,6 +325,7 @@ def _pad(part: PackedBatch, length: int, pad_id: int) -> PackedBatch:
         position_ids=position.flatten(),
         lengths=(length,) * rows,
         attended=attended.flatten(),
+        scales={role: RoleScale(s.token, s.row, s.row / (length - 1)) for role, s in part.scales.items()},
     )
     # A row of `length` tokens predicts the `length - 1` that follow its first.
     return _with_targets(wide, wide.position_ids < length - 1, torch.cat([wide.input_ids[1:], wide.input_ids[:1]]))

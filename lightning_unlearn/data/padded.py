@@ -20,7 +20,10 @@ PaddedRole = Mapping[str, Tensor]
 
 
 def from_padded(
-    batch: Mapping[str, PaddedRole], *, scales: Mapping[str, RoleScale] | None = None, keep_padding: tuple[str, ...] = ()
+    batch: Mapping[str, PaddedRole],
+    *,
+    scales: Mapping[str, RoleScale] | None = None,
+    keep_padding: tuple[str, ...] = (),
 ) -> PackedBatch:
     """Pack a dict of padded roles.
 
@@ -52,7 +55,9 @@ def _role(role: str, tensors: PaddedRole, keep_padding: bool) -> PackedBatch:
         kept = torch.ones_like(mask)
     if keep_padding:
         predicted = torch.arange(length, device=ids.device).expand_as(ids) < length - 1
-    successors = torch.cat([ids[:, 1:], ids[:, :1]], 1) if keep_padding else torch.cat([labels[:, 1:], labels[:, :1]], 1)
+    successors = (
+        torch.cat([ids[:, 1:], ids[:, :1]], 1) if keep_padding else torch.cat([labels[:, 1:], labels[:, :1]], 1)
+    )
     lengths = tuple(kept.sum(1).tolist())
     place = (kept.flatten().long().cumsum(0) - 1).view_as(ids)  # [B, L]: index into [T] of each kept token
     rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
@@ -80,7 +85,9 @@ def _checked(role: str, tensors: PaddedRole) -> tuple[Tensor, Tensor, Tensor]:
     mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     if ids.ndim != 2 or labels.shape != ids.shape or mask.shape != ids.shape:
         shapes = {key: tuple(value.shape) for key, value in tensors.items() if isinstance(value, Tensor)}
-        raise ValueError(f'batch["{role}"]: input_ids, labels and attention_mask must share one shape [B, L], got {shapes}')
+        raise ValueError(
+            f'batch["{role}"]: input_ids, labels and attention_mask must share one shape [B, L], got {shapes}'
+        )
     empty = (~mask.any(1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f'batch["{role}"]: every row must hold at least one token, got only padding in rows {empty}')

@@ -127,7 +127,9 @@ class UnlearningLoader:
 
     def _batch(self, step: int, scales: dict[str, RoleScale]) -> PackedBatch:
         plan = self.plan(step, self.rank)
-        if not any(plan.values()):  # a short last step leaves this rank nothing: take part with a row that weighs nothing
+        if not any(
+            plan.values()
+        ):  # a short last step leaves this rank nothing: take part with a row that weighs nothing
             plan["forget"] = self.plan(step, 0)["forget"][:1]
             scales = dict.fromkeys(scales, RoleScale(0.0, 0.0, 0.0))
         return pack(plan, scales=scales)
@@ -156,6 +158,8 @@ def _check(rows: Mapping, batch_size: int, retain_per_forget: float, rank: int, 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if retain_per_forget <= 0:
-        raise ValueError(f"retain_per_forget must be above 0 (leave the retain role out instead), got {retain_per_forget}")
+        raise ValueError(
+            f"retain_per_forget must be above 0 (leave the retain role out instead), got {retain_per_forget}"
+        )
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")

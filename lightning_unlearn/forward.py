@@ -1,0 +1,230 @@
+"""The forward pass of a causal language model: a trunk that makes hidden states, and an output head.
+
+One forward of the trunk serves all roles of a step; the head sees labelled tokens only, through `unlearn_kernels`. Any
+`nn.Module` takes part: a transformers causal LM, a PEFT model around one, or a module with the two methods of `HasTrunk`.
+
+Shapes: T packed tokens, N labelled tokens, D hidden size, V vocabulary, B rows, L padded length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from unlearn_kernels import TokenStatistics, linear_token_statistics
+
+from lightning_unlearn import attention
+from lightning_unlearn.data.packing import PackedBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An output head: logits = softcap(logit_scale * (hidden @ weight.T + bias)), softcap(z) = c tanh(z / c).
+
+    Attributes:
+        weight: [V, D].
+        bias: [V] or None.
+        softcap: c, or None for no cap.
+        logit_scale: factor of the logits.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+    logit_scale: float = 1.0
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., V] of hidden states [..., D]; for checks, never on a training path."""
+        z = self.logit_scale * nn.functional.linear(hidden, self.weight, self.bias)
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+
+@runtime_checkable
+class HasTrunk(Protocol):
+    """What a module that is no transformers model needs to take part."""
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return hidden states [B, L, D] after the last norm, for right-padded ids and mask [B, L]."""
+        ...
+
+    def output_head(self) -> Head:
+        """Return the output head."""
+        ...
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """Return the causal LM inside a PEFT model (adapters stay active), or the module itself.
+
+    Raises:
+        ValueError: for prompt learning, whose virtual tokens live outside the inner model.
+    """
+    if not hasattr(model, "get_base_model"):
+        return model
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        raise ValueError(f"model: prompt-learning adapters are not supported, got {config.peft_type}")
+    return model.get_base_model()
+
+
+def output_head(model: nn.Module) -> Head:
+    """Return the output head of a causal LM.
+
+    Raises:
+        ValueError: if the module has none, or one with an adapter in it.
+    """
+    inner = causal_lm(model)
+    if isinstance(inner, HasTrunk):
+        return inner.output_head()
+    layer = inner.get_output_embeddings() if isinstance(inner, PreTrainedModel) else None
+    if layer is None:
+        raise ValueError(
+            "model must be a transformers causal LM, a PEFT model of one, or a module with hidden_states() and "
+            f"output_head(), got {type(inner).__name__}"
+        )
+    if type(layer) is not nn.Linear:
+        raise ValueError(f"model: the output head must be a plain linear layer, got {type(layer).__name__}")
+    config = inner.config.get_text_config()
+    scale = 1.0 / getattr(config, "logits_scaling", 1.0)  # Granite divides, Cohere multiplies
+    scale *= getattr(config, "logit_scale", None) or 1.0
+    return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+
+
+def hidden_states(model: nn.Module, batch: PackedBatch) -> Tensor:
+    """Run the trunk once over every row of the batch and return the hidden states [N, D] that predict its targets.
+
+    Rows are packed end to end where the model's attention can keep them apart, and right-padded otherwise; which of the two
+    is decided by trying both on a few tokens the first time a model is seen, together with a check of its output head.
+    """
+    inner = causal_lm(model)
+    _check_once(inner, batch.input_ids.device)
+    hidden = _packed_forward(inner, batch) if _use_packing(inner, batch) else _padded_forward(inner, batch)
+    return hidden.index_select(0, batch.target_index)
+
+
+def token_statistics(
+    model: nn.Module, batch: PackedBatch, statistics: tuple[str, ...] = ("log_prob",), **options
+) -> TokenStatistics:
+    """Compute statistics of every labelled token in one forward: float32 fields [N], in the order of `batch.targets`.
+
+    Args:
+        model: see `HasTrunk`.
+        batch: rows on the model's device.
+        statistics: fields of `TokenStatistics`.
+        options: passed on to `unlearn_kernels.linear_token_statistics`.
+    """
+    head = output_head(model)
+    return linear_token_statistics(
+        hidden_states(model, batch),
+        head.weight,
+        batch.targets,
+        statistics,
+        bias=head.bias,
+        softcap=head.softcap,
+        logit_scale=head.logit_scale,
+        **options,
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it the model is in eval mode (no dropout); afterwards every submodule is as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+_packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # model -> whether packing was seen to be right
+
+
+def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
+    if batch.attended is not None or not _packs[inner]:
+        return False
+    # A sliding window shorter than a row is left to the model's own masks.
+    window = getattr(inner.config.get_text_config(), "sliding_window", None)
+    return window is None or max(batch.lengths) <= window
+
+
+def _packed_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
+    with attention.no_dense_mask():
+        output = inner.base_model(
+            input_ids=batch.input_ids.unsqueeze(0),
+            position_ids=batch.position_ids.unsqueeze(0),
+            use_cache=False,
+            segment_lengths=batch.lengths,
+        )
+    return output.last_hidden_state.squeeze(0)  # [T, D]
+
+
+def _padded_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
+    ids, mask, place = batch.padded()
+    if isinstance(inner, HasTrunk):
+        hidden = inner.hidden_states(ids, mask)
+    else:
+        hidden = inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, place)  # [T, D]
+
+
+@torch.no_grad()
+def _check_once(inner: nn.Module, device: torch.device) -> None:
+    """Try packing and the head on two short rows: models that do it otherwise are found here, never silently wrong."""
+    if inner in _packs:
+        return
+    if isinstance(inner, HasTrunk):
+        _packs[inner] = False
+        return
+    head = output_head(inner)
+    probe = _probe(min(head.weight.shape[0], 97), device)
+    with evaluating(inner):
+        ids, mask, place = probe.padded()
+        alone = _padded_forward(inner, probe)
+        logits = inner(input_ids=ids, attention_mask=mask, use_cache=False).logits.flatten(0, 1)[place]
+        if not _close(head.logits(alone), logits):
+            raise ValueError(
+                f"model: the logits of {type(inner).__name__} are not its output head applied to its last hidden states; "
+                "wrap it in a module with hidden_states() and output_head()"
+            )
+        _packs[inner] = _can_pack(inner) and _packing_agrees(inner, probe, alone)
+
+
+def _probe(vocabulary: int, device: torch.device) -> PackedBatch:
+    ids = torch.arange(8, device=device) * 7 % vocabulary
+    position = torch.tensor([0, 1, 2, 0, 1, 2, 3, 4], device=device)
+    none = ids[:0]
+    return PackedBatch(ids, position, none, none, none, lengths=(3, 5), spans={})
+
+
+def _can_pack(inner: PreTrainedModel) -> bool:
+    """Whether the model's attention can be replaced by ours; it stays in place, being the same function without packing."""
+    config = inner.config.get_text_config()
+    if config._attn_implementation == attention.NAME:
+        return True
+    layers = set(getattr(config, "layer_types", None) or ())
+    usual = layers <= {"full_attention", "sliding_attention"} and not getattr(config, "attention_chunk_size", None)
+    return usual and config._attn_implementation == "sdpa"
+
+
+def _packing_agrees(inner: PreTrainedModel, probe: PackedBatch, alone: Tensor) -> bool:
+    before = inner.config._attn_implementation
+    inner.set_attn_implementation(attention.NAME)
+    try:
+        if _close(_packed_forward(inner, probe), alone):
+            return True
+    except (TypeError, ValueError):
+        pass  # the model takes no further arguments, or asks of attention what ours does not do
+    inner.set_attn_implementation(before)
+    return False
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    tolerance = 1e-3 if theirs.dtype == torch.float32 else 5e-2
+    return bool((ours - theirs).float().norm() <= tolerance * theirs.float().norm())

@@ -1,0 +1,187 @@
+"""Load a causal language model, choose what of it trains, and save it as a Hugging Face folder.
+
+Weights are read from safetensors only, and code that comes with a checkpoint is never run unless asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from lightning_unlearn.forward import causal_lm
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters, through peft (defaults: the settings of "A Closer Look at Machine Unlearning for LLMs").
+
+    Attributes:
+        r: rank.
+        alpha: the adapter's output is multiplied by alpha / r.
+        dropout: probability of dropping an adapter's input.
+        target_modules: module names, or "all-linear" for every linear layer but the head.
+    """
+
+    r: int = 8
+    alpha: int = 32
+    dropout: float = 0.05
+    target_modules: str | list[str] = "all-linear"
+
+
+def load_causal_lm(
+    model: str | Path | nn.Module,
+    *,
+    dtype: str | torch.dtype | None = None,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+) -> nn.Module:
+    """Load a causal LM by name or folder (also a folder with a peft adapter); a ready module is returned as it is.
+
+    Args:
+        model: checkpoint name, folder, or module.
+        dtype: precision of the weights (default: the checkpoint's).
+        attn_implementation: transformers' attention name (default: transformers' choice).
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint cannot be found or holds no safetensors.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    options = {"dtype": dtype or "auto", "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        if (Path(model) / "adapter_config.json").exists():
+            return _load_adapter(Path(model), options)
+        return AutoModelForCausalLM.from_pretrained(model, **options)
+    except OSError as error:
+        raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
+
+
+def load_tokenizer(
+    tokenizer: str | Path | PreTrainedTokenizerBase, *, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by name or folder; a ready tokenizer is returned as it is.
+
+    Raises:
+        ValueError: if it cannot be found.
+    """
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(_explain("tokenizer", tokenizer, "a tokenizer", error)) from error
+
+
+def add_lora(model: nn.Module, lora: Lora) -> nn.Module:
+    """Put low-rank adapters into the model and freeze the rest; returns the peft model."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = asdict(lora)
+    config = LoraConfig(
+        r=settings["r"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=settings["target_modules"],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def select_trainable(
+    model: nn.Module, *, layers: Sequence[int] | None = None, patterns: Sequence[str] | None = None
+) -> None:
+    """Of the parameters that train, freeze all but the chosen decoder layers or the names that match.
+
+    Args:
+        layers: numbers of decoder layers, from 0; negative ones count from the end.
+        patterns: shell patterns of parameter names, such as "*.mlp.*"; with `layers`, both must hold.
+
+    Raises:
+        ValueError: for a layer that does not exist, or if nothing is left to train.
+    """
+    if layers is None and patterns is None:
+        return
+    chosen = _layer_prefixes(model, layers) if layers is not None else [""]
+    for name, parameter in model.named_parameters():
+        in_layers = any(f".{prefix}" in f".{name}" for prefix in chosen)
+        chosen_name = any(fnmatch(name, pattern) for pattern in patterns or ["*"])
+        parameter.requires_grad_(parameter.requires_grad and in_layers and chosen_name)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"train_layers and trainable must leave a parameter to train, got {layers} and {patterns}")
+
+
+def save_model(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, folder: str | Path, *, merge_lora: bool = True
+) -> None:
+    """Write a folder that `from_pretrained` loads: safetensors, config and tokenizer.
+
+    Args:
+        model: a transformers model or a peft model; it is not changed.
+        tokenizer: saved beside it, unless None.
+        folder: created if need be.
+        merge_lora: write the base model with the adapters merged in; otherwise the adapter alone.
+
+    Raises:
+        ValueError: if the module has no `save_pretrained`.
+    """
+    folder = Path(folder)
+    if not hasattr(model, "save_pretrained"):
+        raise ValueError(f"model must have save_pretrained to be exported, got {type(model).__name__}")
+    if merge_lora and hasattr(model, "merge_and_unload"):
+        _save_merged(model, folder)
+    else:
+        model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _save_merged(model: nn.Module, folder: Path) -> None:
+    """Merge into a copy of the weights one by one, so that the live model keeps its adapters to the last bit."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    state = {}
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer):
+            weight = module.get_base_layer().weight
+            delta = sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
+            state[f"{name}.weight"] = (weight + delta).detach().to(weight.dtype)
+    inner = causal_lm(model)
+    for name, value in inner.state_dict().items():
+        if "lora_" not in name:
+            state.setdefault(name.replace(".base_layer", ""), value)
+    tied = set(getattr(inner, "_tied_weights_keys", None) or ()) if inner.config.tie_word_embeddings else set()
+    inner.save_pretrained(folder, state_dict={name: value for name, value in state.items() if name not in tied})
+
+
+def _load_adapter(folder: Path, options: dict) -> nn.Module:
+    from peft import AutoPeftModelForCausalLM
+
+    if not (folder / "adapter_model.safetensors").exists():
+        raise OSError(f"no adapter_model.safetensors in {folder}")
+    options = {key: value for key, value in options.items() if key != "use_safetensors"}
+    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **options)
+
+
+def _layer_prefixes(model: nn.Module, layers: Sequence[int]) -> list[str]:
+    lists = [(name, module) for name, module in causal_lm(model).named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"train_layers needs a model with a list of decoder layers, got {type(model).__name__}")
+    name, decoder = max(lists, key=lambda item: len(item[1]))
+    outside = [layer for layer in layers if not -len(decoder) <= layer < len(decoder)]
+    if outside:
+        raise ValueError(f"train_layers must be in [-{len(decoder)}, {len(decoder)}), got {outside}")
+    return [f"{name}.{layer % len(decoder)}." for layer in layers]
+
+
+def _explain(argument: str, value: object, expected: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0]
+    return f"{argument} must be the name or folder of {expected}, got {str(value)!r} ({reason})"

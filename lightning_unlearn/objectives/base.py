@@ -1,0 +1,318 @@
+"""What every objective shares: roles, one forward a step, a retain term, the reference model, optimiser and logging.
+
+An objective says which statistics it needs of which role, and how its forget term follows from them. It does not know how rows
+became tokens, how logits are avoided, or how many processes share a step.
+
+Shapes: N labelled tokens of a batch, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from transformers import get_scheduler
+from unlearn_kernels import TokenStatistics, linear_token_statistics
+
+from lightning_unlearn.data.packing import PackedBatch
+from lightning_unlearn.data.padded import PaddedRole, from_padded
+from lightning_unlearn.forward import Head, hidden_states, output_head
+from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
+from lightning_unlearn.models import Lora, add_lora, load_causal_lm, select_trainable
+from lightning_unlearn.reference import Reference, make_reference
+
+Batch = PackedBatch | Mapping[str, PaddedRole]
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+class Objective(L.LightningModule):
+    """Base of all objectives: loss = forget_weight * forget + retain_weight * retain, from one forward a step.
+
+    Args:
+        model: checkpoint name, folder, or a ready module (used in place).
+        forget_weight: factor of the forget term.
+        retain: "none", "nll" (GD), "kl" (mean KL(q||p)), "reverse_kl", "ap", or a `losses.RetainTerm`.
+        retain_weight: factor of the retain term.
+        reference: "auto", "adapter", "copy", "none", a checkpoint or a module; see `lightning_unlearn.reference`.
+        lora: train low-rank adapters instead of all weights.
+        train_layers: train these decoder layers only.
+        trainable: train only parameters whose names match one of these shell patterns.
+        lr: learning rate.
+        weight_decay: of AdamW.
+        warmup_epochs: length of the linear warm-up, in epochs.
+        scheduler: "linear" or "cosine" decay to 0, or "constant", after the warm-up.
+        optimizer: function of the trainable parameters that returns an optimiser (default: AdamW).
+        gradient_checkpointing: keep layer inputs only, and repeat layers in backward.
+        dtype: precision of a checkpoint's weights (default: as saved).
+        attn_implementation: transformers' attention name.
+        trust_remote_code: run code that comes with a checkpoint.
+
+    Raises:
+        ValueError: for an option outside its range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | nn.Module,
+        *,
+        forget_weight: float = 1.0,
+        retain: str | RetainTerm = "none",
+        retain_weight: float = 1.0,
+        reference: str | Path | nn.Module = "auto",
+        lora: Lora | None = None,
+        train_layers: list[int] | None = None,
+        trainable: list[str] | None = None,
+        lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        warmup_epochs: float = 1.0,
+        scheduler: str = "linear",
+        optimizer: Callable[[Iterable], Optimizer] | None = None,
+        gradient_checkpointing: bool = False,
+        dtype: str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["model", "reference", "retain", "optimizer", "lora"])
+        check_positive("lr", lr)
+        if scheduler not in SCHEDULES:
+            raise ValueError(f"scheduler must be one of {', '.join(SCHEDULES)}, got {scheduler!r}")
+        if reference == "cache":
+            raise ValueError(
+                'reference must be "auto", "adapter", "copy", "none", a checkpoint or a module, got "cache"'
+            )
+        self.source = model
+        self.forget_weight = forget_weight
+        self.retain = retain_term(retain)
+        self.retain_weight = retain_weight
+        self.reference = reference
+        self.lora = Lora(**lora) if isinstance(lora, Mapping) else lora
+        self.train_layers = train_layers
+        self.trainable = trainable
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_epochs = warmup_epochs
+        self.scheduler = scheduler
+        self.optimizer = optimizer
+        self.gradient_checkpointing = gradient_checkpointing
+        self.load_options = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
+        }
+        self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
+        self.configured = False
+        object.__setattr__(self, "_reference_model", None)  # kept out of parameters and checkpoints
+        self.strict_loading = False
+
+    # -- what an objective says ---------------------------------------------------------------------------------------
+
+    @property
+    def forget_statistics(self) -> Mapping[str, tuple[str, ...]]:
+        """Statistics that the forget term needs, by role."""
+        raise NotImplementedError
+
+    def forget_loss(self, outputs: Outputs) -> Tensor:
+        """Return the unweighted forget term, a scalar."""
+        raise NotImplementedError
+
+    def prepare(self, batch: PackedBatch) -> PackedBatch:
+        """Change what is labelled, where an objective needs other tokens than the answers; harmless when repeated."""
+        return batch
+
+    # -- losses -------------------------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> dict[str, tuple[str, ...]]:
+        """Statistics that the objective needs, by role: its forget term's and its retain term's."""
+        needed = dict(self.forget_statistics)
+        for role, fields in (self.retain.roles if self.retain else {}).items():
+            needed[role] = tuple(dict.fromkeys((*needed.get(role, ()), *fields)))
+        return needed
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that a batch must hold."""
+        return tuple(self.statistics)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any term compares with the reference model."""
+        return any(_compares(fields) for fields in self.statistics.values())
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Compute the terms of the objective, unweighted, and "loss", their weighted sum; works without a Trainer.
+
+        Args:
+            batch: a `PackedBatch`, or role -> {"input_ids", "attention_mask", "labels"} of padded tensors [B, L] with labels
+                aligned (not shifted) and -100 where ignored. Extra roles are ignored. Means are over the whole optimiser step
+                where the batch carries its counts (our loaders attach them), and over this batch otherwise.
+
+        Returns:
+            {"loss", "forget", and "retain" where there is a retain term}, scalars.
+
+        Raises:
+            ValueError: if a role is missing.
+        """
+        self.configure_model()
+        outputs = self.outputs(self.packed(batch))
+        terms = {"forget": self.forget_loss(outputs)}
+        if self.retain is not None:
+            terms["retain"] = self.retain.loss(outputs)
+        weights = {"forget": self.forget_weight, "retain": self.retain_weight}
+        return {"loss": total(terms, weights), **terms}
+
+    def packed(self, batch: Batch) -> PackedBatch:
+        """Pack a batch, keep the roles of this objective, and label what it needs."""
+        missing = [
+            role for role in self.roles if role not in (batch.roles if isinstance(batch, PackedBatch) else batch)
+        ]
+        if missing:
+            have = batch.roles if isinstance(batch, PackedBatch) else tuple(batch)
+            raise ValueError(f"batch must hold the roles {self.roles} of {type(self).__name__}, got {tuple(have)}")
+        if not isinstance(batch, PackedBatch):
+            batch = from_padded({role: batch[role] for role in self.roles})
+        return self.prepare(batch.select(self.roles))
+
+    def outputs(self, batch: PackedBatch) -> Outputs:
+        """Run one forward over all roles, and compute each role's statistics."""
+        hidden, head = hidden_states(self.model, batch), output_head(self.model)
+        alone = [role for role in batch.roles if not _compares(self.statistics[role])]
+        compared = [role for role in batch.roles if _compares(self.statistics[role])]
+        found = self._role_statistics(alone, batch, hidden, head) if alone else {}
+        if compared:
+            reference = self.reference_model()
+            theirs = reference.head()
+            found |= self._role_statistics(
+                compared,
+                batch,
+                hidden,
+                head,
+                reference_hidden=reference.hidden_states(batch.select(compared)),
+                reference_weight=theirs.weight.detach(),
+                reference_bias=None if theirs.bias is None else theirs.bias.detach(),
+            )
+        return Outputs(batch, found, head.weight.shape[0])
+
+    def _role_statistics(
+        self, roles: list[str], batch: PackedBatch, hidden: Tensor, head: Head, **reference: Tensor | None
+    ) -> dict[str, TokenStatistics]:
+        """Compute the union of the roles' statistics in one call, and cut it by role."""
+        spans = [batch.tokens(role) for role in roles]
+        fields = tuple(dict.fromkeys(field for role in roles for field in self.statistics[role]))
+        whole = len(roles) == len(batch.roles)
+        stats = linear_token_statistics(
+            hidden if whole else torch.cat([hidden[span] for span in spans]),
+            head.weight,
+            batch.targets if whole else torch.cat([batch.targets[span] for span in spans]),
+            fields,
+            bias=head.bias,
+            softcap=head.softcap,
+            logit_scale=head.logit_scale,
+            **reference,
+        )
+        sizes = [span.stop - span.start for span in spans]
+        parts = {field: getattr(stats, field).split(sizes) for field in fields}
+        return {role: replace(TokenStatistics(), **{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
+
+    def reference_model(self) -> Reference:
+        """Return the reference model, made the first time it is asked for (at the latest before training starts)."""
+        if self._reference_model is None:
+            object.__setattr__(self, "_reference_model", make_reference(self.reference, self.model))
+        return self._reference_model
+
+    # -- Lightning ----------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Load the model, add adapters, choose what trains; the first call does it all."""
+        if self.configured:
+            return
+        self.configured = True
+        self.model = load_causal_lm(self.source, **self.load_options)
+        if self.lora is not None:
+            self.model = add_lora(self.model, self.lora)
+        select_trainable(self.model, layers=self.train_layers, patterns=self.trainable)
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def setup(self, stage: str) -> None:
+        """Check the roles of the data module, and keep the initial weights where they will be needed."""
+        provided = getattr(getattr(self.trainer, "datamodule", None), "roles", None)
+        missing = [role for role in self.roles if provided is not None and role not in provided]
+        if missing:
+            raise ValueError(f"{type(self).__name__} needs the roles {self.roles}; the data provides {tuple(provided)}")
+        self.configure_model()
+        if stage == "fit":
+            self.model.train()  # from_pretrained returns a model in eval mode, and Lightning leaves it so
+        if self.needs_reference:
+            self.reference_model()
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Choose roles and labels on the host, so that nothing waits for the device."""
+        return self.packed(batch) if isinstance(batch, PackedBatch) else batch
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute and log the losses of a micro-batch."""
+        losses = self.losses(batch)
+        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(logged, prog_bar=True, batch_size=1)
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the losses on held-out or on the training rows."""
+        losses = {f"val/{name}": value for name, value in self.losses(batch).items()}
+        self.log_dict(losses, batch_size=_rows(batch), sync_dist=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the losses on the test loader; the protocols run in a callback."""
+        losses = {f"test/{name}": value for name, value in self.losses(batch).items()}
+        self.log_dict(losses, batch_size=_rows(batch), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW (or `optimizer`) on the trainable parameters, with warm-up and decay by step."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        make = self.optimizer or (lambda chosen: AdamW(chosen, lr=self.lr, weight_decay=self.weight_decay))
+        optimizer = make(parameters)
+        steps = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        warmup = round(self.warmup_epochs * steps / epochs)
+        scheduler = get_scheduler(SCHEDULES[self.scheduler], optimizer, min(warmup, steps), steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the random state, so that dropout continues as it would have."""
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember the random state until training starts."""
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Continue the random stream of a resumed run."""
+        if getattr(self, "_random_state", None) is not None:
+            torch.set_rng_state(self._random_state.cpu())
+            self._random_state = None
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Any]:
+        """With LoRA, the adapters alone: the base model is not trained, and not saved again."""
+        state = super().state_dict(*args, **kwargs)
+        if self.lora is None:
+            return state
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in state.items() if name in trained}
+
+
+def _compares(fields: Iterable[str]) -> bool:
+    return any(
+        field in {"reference_kl", "reverse_kl", "reference_log_prob", "reference_cross_entropy"} for field in fields
+    )
+
+
+def _rows(batch: Batch) -> int:
+    return len(batch) if isinstance(batch, PackedBatch) else sum(len(role["input_ids"]) for role in batch.values())

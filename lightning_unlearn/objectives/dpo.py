@@ -1,0 +1,39 @@
+"""DPO: prefer a refusal to the forget answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from lightning_unlearn.losses import Outputs, check_positive, log_ratio, log_sigmoid_loss
+from lightning_unlearn.objectives.base import Objective
+
+
+class DPO(Objective):
+    """Forget term: -(2/beta) mean log sigmoid(beta (log p/q of the refusal - log p/q of the answer)), sequence sums.
+
+    Direct preference optimisation with a refusal as the winner and the forget answer as the loser (TOFU; "A Closer Look").
+
+    Args:
+        model: see `Objective`.
+        beta: inverse temperature, above 0.
+        options: arguments of `Objective`; `retain="nll"` gives DPO+GD, `retain="kl"` DPO+KL.
+    """
+
+    def __init__(self, model: str | Path | nn.Module, *, beta: float = 0.1, **options) -> None:
+        super().__init__(model, **options)
+        check_positive("beta", beta)
+        self.beta = beta
+
+    @property
+    def forget_statistics(self) -> Mapping[str, tuple[str, ...]]:
+        """See `Objective`."""
+        fields = ("log_prob", "reference_log_prob")
+        return {"forget": fields, "forget_idk": fields}
+
+    def forget_loss(self, outputs: Outputs) -> Tensor:
+        """One sigmoid a row, of the difference of two summed log-ratios."""
+        margin = log_ratio(outputs, "forget_idk") - log_ratio(outputs, "forget")
+        return log_sigmoid_loss(margin, beta=self.beta, factor=2.0, batch=outputs.batch, role="forget")

@@ -1,0 +1,98 @@
+"""The frozen reference model: the model before unlearning, that KL and preference objectives compare with.
+
+With LoRA it is the model itself with its adapters switched off; otherwise a copy of the initial weights. It is never part of
+an objective's parameters or checkpoints.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.data.packing import PackedBatch
+from lightning_unlearn.forward import Head, evaluating, hidden_states, output_head
+from lightning_unlearn.models import load_causal_lm
+
+MODES = ("auto", "adapter", "copy", "none")
+
+
+class Reference(Protocol):
+    """A model that is only read."""
+
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """Return its hidden states [N, D] for the batch's targets, without gradient and without dropout."""
+        ...
+
+    def head(self) -> Head:
+        """Return its output head."""
+        ...
+
+
+class AdapterOff:
+    """The model itself with its adapters switched off: no second model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        with self.model.disable_adapter(), evaluating(self.model):
+            return hidden_states(self.model, batch)
+
+    def head(self) -> Head:
+        """See `Reference`."""
+        return output_head(self.model)
+
+
+class Frozen:
+    """Another model, held in eval mode and moved to wherever the batch is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def hidden_states(self, batch: PackedBatch) -> Tensor:
+        """See `Reference`."""
+        return hidden_states(self.model.to(batch.input_ids.device), batch)
+
+    def head(self) -> Head:
+        """See `Reference`."""
+        return output_head(self.model)
+
+
+def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Reference:
+    """Make the reference of a model that still has its initial weights.
+
+    Args:
+        reference: "auto" (adapters off where switching them off gives back the initial model, else a copy), "adapter", "copy",
+            a module, or the name or folder of a checkpoint.
+        model: the model that will be trained.
+
+    Raises:
+        ValueError: for "none", for "adapter" without adapters, or a checkpoint that cannot be loaded.
+    """
+    if isinstance(reference, nn.Module):
+        return Frozen(reference)
+    if reference == "none":
+        raise ValueError('reference must not be "none" for an objective that compares with a reference model')
+    if reference == "adapter" and not hasattr(model, "disable_adapter"):
+        raise ValueError(f'reference="adapter" needs a model with LoRA, got {type(model).__name__}')
+    if reference == "adapter" or (reference == "auto" and _adapters_start_at_zero(model)):
+        return AdapterOff(model)
+    if reference in ("auto", "copy"):
+        return Frozen(copy.deepcopy(model))
+    return Frozen(load_causal_lm(reference))
+
+
+def _adapters_start_at_zero(model: nn.Module) -> bool:
+    """Whether the model has LoRA adapters that do not yet change it (an adapter that holds knowledge is no reference off)."""
+    if not hasattr(model, "disable_adapter"):
+        return False
+    ups = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
+    return bool(ups) and not trained and not any(bool(p.detach().any()) for p in ups)
