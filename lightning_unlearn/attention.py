@@ -1,8 +1,8 @@
 """Attention over packed rows: each row attends to itself alone, without a [T, T] mask.
 
-The function below is registered with transformers under one name. Called with `segment_lengths` (which models pass through from
-our forward to every layer, also when gradient checkpointing repeats a layer) it runs causal attention row by row; called
-without, as in generation, it is transformers' own scaled-dot-product attention with its usual mask.
+The function below is registered with transformers under one name. Called with `segment_lengths` (which models pass
+through from our forward to every layer, also when gradient checkpointing repeats a layer) it runs causal attention row
+by row; called without, as in generation, it is transformers' own scaled-dot-product attention with its usual mask.
 
 Shapes: T packed tokens, H heads, K key-value heads, E head size.
 """

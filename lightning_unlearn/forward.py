@@ -1,7 +1,8 @@
 """The forward pass of a causal language model: a trunk that makes hidden states, and an output head.
 
 One forward of the trunk serves all roles of a step; the head sees labelled tokens only, through `unlearn_kernels`. Any
-`nn.Module` takes part: a transformers causal LM, a PEFT model around one, or a module with the two methods of `HasTrunk`.
+`nn.Module` takes part: a transformers causal LM, a PEFT model around one, or a module with the two methods of
+`HasTrunk`.
 
 Shapes: T packed tokens, N labelled tokens, D hidden size, V vocabulary, B rows, L padded length.
 """
@@ -17,10 +18,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from unlearn_kernels import TokenStatistics, linear_token_statistics
 
 from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
+from unlearn_kernels import TokenStatistics, linear_token_statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,9 @@ def output_head(model: nn.Module) -> Head:
 def hidden_states(model: nn.Module, batch: PackedBatch) -> Tensor:
     """Run the trunk once over every row of the batch and return the hidden states [N, D] that predict its targets.
 
-    Rows are packed end to end where the model's attention can keep them apart, and right-padded otherwise; which of the two
-    is decided by trying both on a few tokens the first time a model is seen, together with a check of its output head.
+    Rows are packed end to end where the model's attention can keep them apart, and right-padded otherwise; which of
+    the two is decided by trying both on a few tokens the first time a model is seen, together with a check of its
+    output head.
     """
     inner = causal_lm(model)
     _check_once(inner, batch.input_ids.device)
@@ -190,8 +192,8 @@ def _check_once(inner: nn.Module, device: torch.device) -> None:
         logits = inner(input_ids=ids, attention_mask=mask, use_cache=False).logits.flatten(0, 1)[place]
         if not _close(head.logits(alone), logits):
             raise ValueError(
-                f"model: the logits of {type(inner).__name__} are not its output head applied to its last hidden states; "
-                "wrap it in a module with hidden_states() and output_head()"
+                f"model: the logits of {type(inner).__name__} are not its output head applied to its last hidden "
+                "states; wrap it in a module with hidden_states() and output_head()"
             )
         _packs[inner] = _can_pack(inner) and _packing_agrees(inner, probe, alone)
 
@@ -204,7 +206,7 @@ def _probe(vocabulary: int, device: torch.device) -> PackedBatch:
 
 
 def _can_pack(inner: PreTrainedModel) -> bool:
-    """Whether the model's attention can be replaced by ours; it stays in place, being the same function without packing."""
+    """Whether our attention can take the place of the model's; without packing it is the same function."""
     config = inner.config.get_text_config()
     if config._attn_implementation == attention.NAME:
         return True

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from unlearn_kernels import TokenStatistics
 
 from lightning_unlearn.data.packing import PackedBatch
+from unlearn_kernels import TokenStatistics
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def log_sigmoid_loss(margin: Tensor, *, beta: float, factor: float, batch: Packe
 
 
 def answer_preservation(outputs: Outputs, *, beta: float = 0.1) -> Tensor:
-    """-(1/beta) mean_rows log sigmoid(beta (NLL(idk | x_r) - NLL(y_r | x_r))): AP, "A Closer Look", ICLR 2025, eq. 6."""
+    """-(1/beta) mean_rows log sigmoid(beta (NLL(idk | x_r) - NLL(y_r | x_r))): AP of "A Closer Look", ICLR 2025."""
     margin = sequence_nll(outputs, "retain_idk") - sequence_nll(outputs, "retain")
     return log_sigmoid_loss(margin, beta=beta, factor=1.0, batch=outputs.batch, role="retain")
 

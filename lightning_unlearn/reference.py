@@ -1,7 +1,7 @@
 """The frozen reference model: the model before unlearning, that KL and preference objectives compare with.
 
-With LoRA it is the model itself with its adapters switched off; otherwise a copy of the initial weights. It is never part of
-an objective's parameters or checkpoints.
+With LoRA it is the model itself with its adapters switched off; otherwise a copy of the initial weights. It is never
+part of an objective's parameters or checkpoints.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
     """Make the reference of a model that still has its initial weights.
 
     Args:
-        reference: "auto" (adapters off where switching them off gives back the initial model, else a copy), "adapter", "copy",
-            a module, or the name or folder of a checkpoint.
+        reference: "auto" (adapters off where switching them off gives back the initial model, else a copy), "adapter",
+            "copy", a module, or the name or folder of a checkpoint.
         model: the model that will be trained.
 
     Raises:
@@ -90,7 +90,7 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
 
 
 def _adapters_start_at_zero(model: nn.Module) -> bool:
-    """Whether the model has LoRA adapters that do not yet change it (an adapter that holds knowledge is no reference off)."""
+    """Whether the model has LoRA adapters that do not yet change it: switched off, they give the initial model."""
     if not hasattr(model, "disable_adapter"):
         return False
     ups = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]

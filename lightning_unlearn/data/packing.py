@@ -1,7 +1,8 @@
 """Packed batches: every role of a step end to end in one row, without padding.
 
 A batch does not know how its rows were made into tokens, nor what an objective will do with them. Labels are carried as
-(position, target) pairs and never as shifted ids, so that a row may label a token which it does not read (the final eos).
+(position, target) pairs and never as shifted ids, so that a row may label a token which it does not read (the final
+eos).
 
 Shapes: T packed tokens, N labelled tokens, B rows (sequences), L longest row of a padded batch.
 """
@@ -44,8 +45,8 @@ class TokenRow:
 class RoleScale:
     """What a role's sums are multiplied by to become means over the whole optimiser step.
 
-    Lightning divides each micro-batch by `accumulate_grad_batches` and data parallelism averages over ranks, so the loader
-    sets each factor to (micro-batches x ranks) / (count in the whole step).
+    Lightning divides each micro-batch by `accumulate_grad_batches` and data parallelism averages over ranks, so the
+    loader sets each factor to (micro-batches x ranks) / (count in the whole step).
     """
 
     token: float
@@ -131,7 +132,7 @@ class PackedBatch:
         return self.row_sums(torch.ones_like(self.targets[self.tokens(role)]), role)
 
     def token_mean(self, values: Tensor, role: str) -> Tensor:
-        """Mean of the role's token values [n] over the labelled tokens of the whole optimiser step (0 without tokens)."""
+        """Mean of the role's token values [n] over the labelled tokens of the optimiser step (0 without any)."""
         scale = self.scales.get(role)
         if scale is None:
             return values.sum() / max(values.numel(), 1)
@@ -153,7 +154,7 @@ class PackedBatch:
         return concatenate(parts)
 
     def with_sequence_targets(self, role: str) -> PackedBatch:
-        """Return the batch with every token of the role's rows labelled (question and answer); repeating it is harmless."""
+        """Return the batch with question and answer of the role's rows labelled; repeating it is harmless."""
         if role in self.sequence_roles:
             return self
         parts = [_widen(_slice_role(self, name)) if name == role else _slice_role(self, name) for name in self.spans]

@@ -1,7 +1,8 @@
 """Padded batches, as existing projects have them, turned into packed ones with the same losses.
 
-`labels` follow the Hugging Face convention: aligned with `input_ids` (not shifted), -100 where ignored. A label may stand on
-a padding position (TOFU labels one eos there): it is predicted from the token before it and carried as a target.
+`labels` follow the Hugging Face convention: aligned with `input_ids` (not shifted), -100 where ignored. A label may
+stand on a padding position (TOFU labels one eos there): it is predicted from the token before it and carried as a
+target.
 
 Shapes: B rows, L padded length, N labelled tokens.
 """
@@ -28,9 +29,11 @@ def from_padded(
     """Pack a dict of padded roles.
 
     Args:
-        batch: role -> {"input_ids": int64 [B, L], "labels": int64 [B, L], "attention_mask": [B, L] (default: all ones)}.
+        batch: role -> {"input_ids": int64 [B, L], "labels": int64 [B, L], "attention_mask": [B, L] (default: all
+            ones)}.
         scales: role -> factors of the optimiser step, see `RoleScale` (default: means over this batch).
-        keep_padding: roles whose padding stays, every position of them labelled (parity with code that averages over padding).
+        keep_padding: roles whose padding stays, every position of them labelled (parity with code that averages over
+            padding).
 
     Raises:
         ValueError: for a missing key, a wrong shape, a row of padding only, or labels deep inside left padding.

@@ -1,8 +1,9 @@
 """Which rows each optimiser step sees: seeded, rank-aware, resumable.
 
-An epoch is one pass over the forget rows. Retain rows are a stream without replacement that runs on across epochs: every row
-is seen once before any is seen twice. Both orders are pure functions of (seed, pass, position), so a step holds the same rows
-however many ranks share it, no rank ever holds another's rows, and a resumed run continues exactly where it was.
+An epoch is one pass over the forget rows. Retain rows are a stream without replacement that runs on across epochs:
+every row is seen once before any is seen twice. Both orders are pure functions of (seed, pass, position), so a step
+holds the same rows however many ranks share it, no rank ever holds another's rows, and a resumed run continues exactly
+where it was.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class UnlearningLoader:
     """Yield one `PackedBatch` with every role a micro-batch; an epoch is one pass over forget.
 
     Args:
-        rows: role -> rows. "forget" is required, "retain" is drawn as a stream. A role named "forget_*" or "retain_*" (such as
-            "forget_idk") holds companions of each forget or retain row, another one in every pass.
+        rows: role -> rows. "forget" is required, "retain" is drawn as a stream. A role named "forget_*" or "retain_*"
+            (such as "forget_idk") holds companions of each forget or retain row, another one in every pass.
         batch_size: forget rows a rank and micro-batch.
         retain_per_forget: retain rows drawn for each forget row.
         seed: seed of every order; the global random state is never touched.

@@ -12,10 +12,10 @@ from lightning_unlearn.objectives.base import Objective
 
 
 class AnswerPreservation(Objective):
-    """Forget term: mean NLL of refusals; retain term: answer preservation ("A Closer Look", ICLR 2025, eq. 6 and 7).
+    """Forget term: mean NLL of refusals; retain term: answer preservation ("A Closer Look", ICLR 2025).
 
-    AP is -(1/beta) mean log sigmoid(beta (NLL(idk | x_r) - NLL(y_r | x_r))): it keeps the retain answer more likely than a
-    refusal of the same question, with summed NLLs and no reference model.
+    AP is -(1/beta) mean log sigmoid(beta (NLL(idk | x_r) - NLL(y_r | x_r))): it keeps the retain answer more likely
+    than a refusal of the same question, with summed NLLs and no reference model.
 
     Args:
         model: see `Objective`.

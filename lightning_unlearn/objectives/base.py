@@ -1,7 +1,7 @@
 """What every objective shares: roles, one forward a step, a retain term, the reference model, optimiser and logging.
 
-An objective says which statistics it needs of which role, and how its forget term follows from them. It does not know how rows
-became tokens, how logits are avoided, or how many processes share a step.
+An objective says which statistics it needs of which role, and how its forget term follows from them. It does not know
+how rows became tokens, how logits are avoided, or how many processes share a step.
 
 Shapes: N labelled tokens of a batch, D hidden size.
 """
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
-from unlearn_kernels import TokenStatistics, linear_token_statistics
 
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
@@ -26,6 +25,7 @@ from lightning_unlearn.forward import Head, hidden_states, output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, select_trainable
 from lightning_unlearn.reference import Reference, make_reference
+from unlearn_kernels import TokenStatistics, linear_token_statistics
 
 Batch = PackedBatch | Mapping[str, PaddedRole]
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -150,9 +150,10 @@ class Objective(L.LightningModule):
         """Compute the terms of the objective, unweighted, and "loss", their weighted sum; works without a Trainer.
 
         Args:
-            batch: a `PackedBatch`, or role -> {"input_ids", "attention_mask", "labels"} of padded tensors [B, L] with labels
-                aligned (not shifted) and -100 where ignored. Extra roles are ignored. Means are over the whole optimiser step
-                where the batch carries its counts (our loaders attach them), and over this batch otherwise.
+            batch: a `PackedBatch`, or role -> {"input_ids", "attention_mask", "labels"} of padded tensors [B, L] with
+                labels aligned (not shifted) and -100 where ignored. Extra roles are ignored. Means are over the whole
+                optimiser step where the batch carries its counts (our loaders attach them), and over this batch
+                otherwise.
 
         Returns:
             {"loss", "forget", and "retain" where there is a retain term}, scalars.

@@ -14,7 +14,8 @@ from lightning_unlearn.objectives.base import Objective
 class DPO(Objective):
     """Forget term: -(2/beta) mean log sigmoid(beta (log p/q of the refusal - log p/q of the answer)), sequence sums.
 
-    Direct preference optimisation with a refusal as the winner and the forget answer as the loser (TOFU; "A Closer Look").
+    Direct preference optimisation with a refusal as the winner and the forget answer as the loser (TOFU; "A Closer
+    Look").
 
     Args:
         model: see `Objective`.

@@ -20,15 +20,15 @@ Scope = Literal["answer", "sequence", "padded"]
 
 
 class MaximizeEntropy(Objective):
-    """Forget term: mean KL between the model's distribution and the uniform one; with GD it is ME+GD (ICLR 2025, eq. 4 and 5).
+    """Forget term: mean KL between the model's distribution and the uniform one; with GD it is ME+GD (ICLR 2025).
 
     Args:
         model: see `Objective`.
         direction: "uniform_to_model" is KL(U||p) = lse(z) - mean(z) - log V, what the authors' code runs;
-            "model_to_uniform" is KL(p||U) = log V - H(p), what the paper writes. Their gradients differ: on a confident token
-            the second almost vanishes.
-        scope: tokens of forget that count: "answer"; "sequence", question and answer (the paper's); or "padded", parity with
-            the authors' code, which averages over padding as well.
+            "model_to_uniform" is KL(p||U) = log V - H(p), what the paper writes. Their gradients differ: on a
+            confident token the second almost vanishes.
+        scope: tokens of forget that count: "answer"; "sequence", question and answer (the paper's); or "padded",
+            parity with the authors' code, which averages over padding as well.
         padded_length: with scope="padded", the length that packed rows are padded to, in tokens.
         forget_weight: 0.1 for TOFU, 0.5 for real-world forgetting, 1.0 in the authors' continual script.
         retain: see `Objective`; "nll" gives ME+GD.
