@@ -88,6 +88,12 @@ def _reverse_kl(outputs: Outputs) -> Tensor:
     return outputs.batch.token_mean(outputs["retain"].reverse_kl, "retain")
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raise a ValueError unless the value is above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")
+
+
 def answer_preservation_term(*, beta: float = 0.1) -> RetainTerm:
     """Return the retain term of IDK+AP with another inverse temperature."""
     check_positive("beta", beta)
@@ -116,12 +122,6 @@ def retain_term(retain: str | RetainTerm) -> RetainTerm | None:
     if retain not in RETAIN_TERMS:
         raise ValueError(f"retain must be one of {', '.join(RETAIN_TERMS)}, got {retain!r}")
     return RETAIN_TERMS[retain]
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise a ValueError unless the value is above 0."""
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
 
 
 def total(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
