@@ -9,7 +9,7 @@ Shapes: N labelled tokens of a batch, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,8 @@ class Objective(L.LightningModule):
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.configured = False
         object.__setattr__(self, "_reference_model", None)  # kept out of parameters and checkpoints
-        self.strict_loading = False
+        self.strict_loading = self.lora is None  # with LoRA a checkpoint holds the adapters alone
+        self.hparams.update(_plain(model=model, retain=retain, reference=reference, lora=self.lora))
 
     # -- what an objective says ---------------------------------------------------------------------------------------
 
@@ -291,7 +292,14 @@ class Objective(L.LightningModule):
         checkpoint["random_state"] = torch.get_rng_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until training starts."""
+        """Remember the random state until training starts.
+
+        Raises:
+            ValueError: if the checkpoint lacks a parameter that trains.
+        """
+        missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
+        if missing:
+            raise ValueError(f"ckpt_path must hold every trained parameter, got one without {sorted(missing)[:3]}")
         self._random_state = checkpoint.get("random_state")
 
     def on_train_start(self) -> None:
@@ -307,6 +315,14 @@ class Objective(L.LightningModule):
             return state
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in state.items() if name in trained}
+
+
+def _plain(*, lora: Lora | None, **values: object) -> dict[str, Any]:
+    """Hyperparameters as text and numbers, so that checkpoints load with `weights_only`."""
+    plain = {
+        name: str(value) if isinstance(value, str | Path) else type(value).__name__ for name, value in values.items()
+    }
+    return {**plain, "lora": None if lora is None else asdict(lora)}
 
 
 def _compares(fields: Iterable[str]) -> bool:
