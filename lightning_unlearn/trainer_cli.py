@@ -1,0 +1,192 @@
+"""`fit`, `validate`, `test` and `predict`: a LightningCLI whose options come from the signatures of our classes.
+
+A run is one folder, `--trainer.default_root_dir`: checkpoints, logs, metrics, samples, model and report go there. Its
+default has no date in it, so that the same command with `--ckpt_path last` continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_unlearn import data, objectives
+from lightning_unlearn.callbacks.evaluation import Evaluate
+from lightning_unlearn.callbacks.run_folder import RunFolder
+from lightning_unlearn.callbacks.throughput import Throughput
+from lightning_unlearn.data.module import UnlearningDataModule
+from lightning_unlearn.objectives.base import Objective
+from lightning_unlearn.usage import UsageError, explain
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 5,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # our loader knows its rank
+}
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Parse the options and run the Trainer's method that the first word names.
+
+    Args:
+        argv: The words after the program's name; by default those of this process.
+
+    Raises:
+        UsageError: For an unknown option or a value of the wrong type.
+    """
+    warnings.filterwarnings("ignore", r"isinstance\(treespec, LeafSpec\) is deprecated")
+    UnlearnCLI(args=None if argv is None else list(argv))
+
+
+def import_modules(package: Any) -> None:
+    """Import every module of a package, so that its classes can be given by their short names."""
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
+
+
+class UnlearnParser(LightningArgumentParser):
+    """A parser whose mistakes are UsageErrors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as one line, with the nearest known option where one was misspelt."""
+        if not self.exit_on_error:  # a parser of one class's options: its message becomes part of the outer one's
+            super().error(message, ex)
+        raise UsageError(explain(message, known_words(self))) from ex
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes config.yaml, every option of the run, into the run folder when `fit` starts."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file; a resumed run writes it again."""
+        if stage == "fit":
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, str(folder / "config.yaml"), skip_none=False, overwrite=True)
+
+
+class UnlearnCLI(LightningCLI):
+    """LightningCLI with an objective, a data module, and the callbacks that make a run folder.
+
+    `--checkpoint.monitor METRIC` keeps the best checkpoint by any logged metric; `last.ckpt` is written beside it every
+    epoch, or every `--last.every_n_train_steps`.
+    """
+
+    def __init__(self, args: list[str] | dict[str, Any] | Namespace | None = None, run: bool = True) -> None:
+        import_modules(objectives)
+        import_modules(data)
+        super().__init__(
+            Objective,
+            UnlearningDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=42,
+            parser_kwargs={"prog": "lightning-unlearn"},
+            parser_class=UnlearnParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            run=run,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks of a run folder, each configurable under its own name, and `--redact`."""
+        parser.add_argument("--redact", type=bool, default=False, help="mask the text of rows in all that is written")
+        callbacks = {
+            "throughput": Throughput,
+            "evaluate": Evaluate,
+            "checkpoint": ModelCheckpoint,
+            "last": ModelCheckpoint,
+            "run_folder": RunFolder,
+        }
+        for name, callback in callbacks.items():
+            parser.add_lightning_class_args(callback, name)
+            if "redact" in inspect.signature(callback).parameters:
+                parser.link_arguments("redact", f"{name}.redact")
+        parser.set_defaults(
+            {
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.enable_version_counter": False,
+                "last.filename": "last",
+                "last.enable_version_counter": False,
+                "last.save_on_train_epoch_end": True,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words, or the options as a dictionary."""
+        self.config = parser.parse_object(args) if isinstance(args, (dict, Namespace)) else parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the options as given: those inside a checkpoint do not overrule them."""
+
+    def instantiate_classes(self) -> None:
+        """Make the objects; an option that a class refuses is told in the class's own words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise UsageError(explain(str(error))) from error
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what depends on the run folder."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        config.trainer.default_root_dir = root = config.trainer.default_root_dir or default_run_folder(config)
+        for name in ("checkpoint", "last"):
+            config[name].dirpath = config[name].dirpath or str(Path(root) / "checkpoints")
+        if config.checkpoint.monitor is None and not _has_schedule(config.checkpoint):
+            config.checkpoint.save_top_k = 0  # nothing to rank by: last.ckpt is enough
+        if config.trainer.logger is None:
+            init = Namespace(save_dir=str(root), name="logs")
+            config.trainer.logger = Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=init)
+
+
+def default_run_folder(config: Namespace) -> str:
+    """Name the run folder after the objective, the data and its forget set: "runs/npo-tofu-forget05"."""
+    words = [config.model.class_path.rsplit(".", 1)[-1], config.data.class_path.rsplit(".", 1)[-1]]
+    forget = config.data.init_args.get("forget")
+    if isinstance(forget, str):
+        words.append(Path(forget).stem)
+    return str(Path("runs") / "-".join(_snake(word) for word in words))
+
+
+def known_words(parser: LightningArgumentParser) -> Iterator[str]:
+    """Yield what a user may have meant: options of the parser, and our classes with their arguments."""
+    for action in parser._actions:
+        for subparser in action.choices.values() if isinstance(action.choices, dict) else ():
+            yield from known_words(subparser)
+        yield from action.option_strings
+        yield action.dest
+    for base in (Objective, UnlearningDataModule):
+        for cls in _subclasses(base):
+            yield cls.__name__
+            for ancestor in cls.__mro__:
+                yield from inspect.signature(ancestor).parameters if "__init__" in vars(ancestor) else ()
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _subclasses(child)
+
+
+def _has_schedule(config: Namespace) -> bool:
+    return any(config[name] for name in ("every_n_train_steps", "every_n_epochs", "train_time_interval"))
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^\w]+", "_", name).strip("_").lower()

@@ -1,0 +1,99 @@
+"""Mistakes in options, told in one line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """An option, a value or a command that cannot be used; the message is one line."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest known word as "; did you mean 'x'?", or nothing where none is near.
+
+    >>> did_you_mean("forget_wieght", ["forget_weight", "retain"])
+    "; did you mean 'forget_weight'?"
+    >>> did_you_mean("Tofu", ["TOFU"])
+    "; did you mean 'TOFU'?"
+    >>> did_you_mean("xyz", ["forget_weight"])
+    ''
+    """
+    spelling = {name.lower(): name for name in sorted(set(known))}
+    near = difflib.get_close_matches(word.lower(), spelling, n=1, cutoff=0.65)
+    return f"; did you mean {spelling[near[0]]!r}?" if near else ""
+
+
+def single_line(message: str) -> str:
+    r"""The message with every run of white space as one space.
+
+    >>> single_line("a\n  b")
+    'a b'
+    """
+    return " ".join(message.split())
+
+
+def explain(message: str, known: Iterable[str] = ()) -> str:
+    r"""Turn a message of the option parser, with its nested lists of tried types, into one line.
+
+    Args:
+        message: what jsonargparse reports.
+        known: options and class names to suggest from.
+
+    >>> explain("Parser key \"epochs\":\n - Expected a <class 'int'>\n Given value: two")
+    "epochs must be int, got 'two'"
+    >>> explain("Option 'forget_wieght' is not accepted", ["forget_weight"])
+    "unknown option 'forget_wieght'; did you mean 'forget_weight'?"
+    """
+    known = list(known)
+    key = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
+    if found := re.search(r"unrecognized arguments?: ([^\s=]+)", message):
+        return f"unknown option {found[1]!r}{did_you_mean(found[1], [name for name in known if name[:2] == '--'])}"
+    if found := re.search(r"ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
+        option = re.sub(r"\.(class_path|init_args)\b", "", found[1] or found[2])
+        return f"unknown option {_join(key, option)!r}{_nearest_option(option, known)}"
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
+        return (
+            f"{key}: unknown class {found[1]!r}{did_you_mean(found[1], [name for name in known if name[0].isupper()])}"
+        )
+    if found := re.search(r"arguments are required: (.+)", message):
+        names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
+        return f"missing {', '.join(f'--{_join(key, name)}' for name in names)}"
+    return _wrong_type(key, message) or _own_message(message) or single_line(message)
+
+
+def _join(*names: str) -> str:
+    return ".".join(name for name in names if name)
+
+
+def _nearest_option(option: str, known: list[str]) -> str:
+    """Suggest for the whole dotted name, else for its last or its first part."""
+    parts = option.split(".")
+    return did_you_mean(option, known) or did_you_mean(parts[-1], known) or did_you_mean(parts[0], known)
+
+
+def _wrong_type(key: str, message: str) -> str:
+    """Say which types were expected, "" where the message is about something else."""
+    expected = re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$|Expected (<class '\w+'>)$", message, re.MULTILINE)
+    types = [name for name in dict.fromkeys(_type_name(first or second) for first, second in expected) if name]
+    got = re.search(r"Got value: (.*)$|Given value: (?!NestedArg)(.*)$", message, re.MULTILINE)
+    return f"{key} must be {' or '.join(types)}, got {(got[1] or got[2])!r}" if key and types and got else ""
+
+
+def _own_message(message: str) -> str:
+    """Find the message of a class's own check, which the parser lists among the types it tried."""
+    found = re.search(r"Errors:\s*- (.+?)\n\s*- Expected a <class 'NoneType'>", message, re.DOTALL)
+    return single_line(found[1]) if found else ""
+
+
+def _type_name(text: str) -> str:
+    """What a parser calls a type, as a user would: "" where it says nothing."""
+    if "NoneType" in text:
+        return ""
+    if found := re.fullmatch(r"<class '(?:.*\.)?(\w+)'>", text):
+        return found[1]
+    if found := re.fullmatch(r"typing\.Literal\[(.*)\]", text):
+        return f"one of {found[1]}"
+    return text
