@@ -21,9 +21,9 @@ CONTENT_SHARE = 0.75
 FUNCTION_WORDS = frozenset(
     words(
         "a an the and or but if of in on at by to for from with as into about is are was were be been being am do does "
-        "did has have had will would can could may might shall should i you he she it we they me him her us them my your "
-        "his its our their this that these those there here who whom whose which what when where why how so than then "
-        "also"
+        "did has have had will would can could may might shall should i you he she it we they me him her us them my "
+        "your his its our their this that these those there here who whom whose which what when where why how so than "
+        "then also"
     )
 )
 
