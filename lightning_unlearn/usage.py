@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_KEY = re.compile(r'[Pp]arser key "([^"]+)":?\s*')
+
 
 class UsageError(ValueError):
     """An option, a value or a command that cannot be used; the message is one line."""
@@ -48,7 +50,7 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
     "unknown option 'forget_wieght'; did you mean 'forget_weight'?"
     """
     known = list(known)
-    key = ".".join(re.findall(r'[Pp]arser key "([^"]+)"', message))
+    key = ".".join(_KEY.findall(message))
     if found := re.search(r"unrecognized arguments?: ([^\s=]+)", message):
         return f"unknown option {found[1]!r}{did_you_mean(found[1], [name for name in known if name[:2] == '--'])}"
     if found := re.search(r"ption '([^']+)' is not accepted|does not accept option '([^']+)'", message):
@@ -61,7 +63,7 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
     if found := re.search(r"arguments are required: (.+)", message):
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
         return f"missing {', '.join(f'--{_join(key, name)}' for name in names)}"
-    return _wrong_type(key, message) or _own_message(message) or single_line(message)
+    return _wrong_type(key, message) or _own_message(message) or single_line(_KEY.sub(r"\1: ", message))
 
 
 def _join(*names: str) -> str:
