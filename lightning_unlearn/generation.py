@@ -1,0 +1,145 @@
+"""Batched generation from prompts of different lengths, used by every protocol.
+
+It does not know templates or metrics: token ids in, token ids out. What a checkpoint's `generation_config` says about
+sampling and penalties is overruled, so that numbers of different models are comparable; its stop tokens are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.forward import evaluating
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int = 200,
+    batch_size: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[list[int]]:
+    """Generate a continuation of each prompt and return its new tokens, without the stop token, in the prompts' order.
+
+    Prompts are padded on the left and batched by length, longest first. The model's train/eval mode and the global
+    random state are left as they were.
+
+    Args:
+        model: a transformers causal LM or a PEFT model around one.
+        tokenizer: its tokenizer, for the eos and pad ids (the pad id may be the eos id or missing).
+        prompts: token ids, at least one each.
+        max_new_tokens: most tokens to generate for a prompt.
+        batch_size: prompts in a batch.
+        temperature: 0 for greedy decoding, else logits are divided by it and tokens drawn from the whole vocabulary.
+        seed: of the draws; results also depend on `batch_size`.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: for an empty prompt, a model without `generate`, or an option outside its range.
+    """
+    _check(model, prompts, max_new_tokens, batch_size, temperature)
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # stable: ties stay in order
+    stops = _stop_ids(model, tokenizer)
+    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, *stops, 0) if i is not None)
+    options = _options(max_new_tokens, temperature, sorted(stops), pad)
+    device = next(model.parameters()).device
+    outputs: list[list[int]] = [[] for _ in prompts]
+    with evaluating(model), _seeded(device, seed, temperature > 0), _bar(len(prompts), progress) as bar:
+        for at in range(0, len(order), batch_size):
+            rows = order[at : at + batch_size]
+            ids, mask = left_pad([prompts[row] for row in rows], pad)
+            made = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=options)
+            for row, new in zip(rows, made[:, ids.shape[1] :].tolist(), strict=True):
+                outputs[row] = _until_stop(new, stops)
+            bar.update(len(rows))
+    return outputs
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Lay prompts out with padding on the left: token ids [B, L] and attention mask [B, L], both int64.
+
+    Example:
+        >>> left_pad([[5, 6], [7]], 0)
+        (tensor([[5, 6],
+                [0, 7]]), tensor([[1, 1],
+                [0, 1]]))
+    """
+    width = max(len(prompt) for prompt in prompts)
+    ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def _check(
+    model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int, temperature: float
+) -> None:
+    if not callable(getattr(model, "generate", None)):
+        raise ValueError(
+            f"model must have a generate method (a transformers or PEFT model), got {type(model).__name__}"
+        )
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise ValueError(f"prompts must hold at least one token each, got none in rows {empty[:10]}")
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Collect the tokenizer's eos and whatever else the checkpoint stops at (a chat model's end of turn)."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = configured if isinstance(configured, list | tuple) else [configured]
+    return {int(i) for i in (tokenizer.eos_token_id, *more) if i is not None}
+
+
+def _options(max_new_tokens: int, temperature: float, stops: list[int], pad: int) -> Any:
+    from transformers import GenerationConfig
+
+    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    return GenerationConfig(
+        **{"temperature": 1.0, **sampling},
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        top_k=0,
+        top_p=1.0,
+        typical_p=1.0,
+        min_length=0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=stops or None,
+        pad_token_id=pad,
+        use_cache=True,  # whatever training set on the model's own config
+        return_dict_in_generate=False,
+    )
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int, enabled: bool) -> Iterator[None]:
+    """Seed the device's generator, and afterwards put it back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=enabled):
+        if enabled and device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        elif enabled:
+            torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _until_stop(tokens: list[int], stops: set[int]) -> list[int]:
+    return tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
+
+
+def _bar(total: int, shown: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="generate", unit="prompt", disable=not shown)
