@@ -1,0 +1,7 @@
+"""Reports: one HTML file about a run, one about several. Knows files only: no model, no torch."""
+
+from lightning_unlearn.report.comparison import write_comparison
+from lightning_unlearn.report.page import write_report
+from lightning_unlearn.report.runs import Run, read_run
+
+__all__ = ["Run", "read_run", "write_comparison", "write_report"]

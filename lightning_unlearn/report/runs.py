@@ -1,0 +1,150 @@
+"""Reads a run folder: `run_card.json`, `metrics.json`, `samples.jsonl` and the logged curves. Writes nothing.
+
+Every file but one may be missing: a run that was killed, or that has no retrained model to compare with, is still readable.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STAGES = ("before", "after", "retrained")
+CARD, METRICS, SAMPLES, REPORT = "run_card.json", "metrics.json", "samples.jsonl", "report.html"
+
+Curve = list[tuple[float, float]]
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        path: the folder.
+        card: `run_card.json`, or an empty dict.
+        metrics: stage ("before", "after", "retrained") -> metric key -> value; only the stages that are there.
+        substitutes: metric -> name of the lexical measure that stands in for the paper's model, where one does.
+        samples: stage -> samples in the order of the file.
+        curves: logged name -> points (step, value), by step.
+        notes: what could not be read, one sentence each.
+    """
+
+    path: Path
+    card: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    substitutes: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    @property
+    def method(self) -> str:
+        """Class name of the objective, or the folder's name where no run card tells it."""
+        return str(self.card.get("method", {}).get("class", "")).rpartition(".")[2] or self.name
+
+    def value(self, stage: str, key: str) -> float | None:
+        """A metric of a stage, or None where it is absent or not a number."""
+        value = self.metrics.get(stage, {}).get(key)
+        return value if value is not None and math.isfinite(value) else None
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        ValueError: the path is no folder, holds no run, or one of its JSON files is broken.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ValueError(f"run: expected the folder of a run, got {str(folder)!r}, which is not a folder")
+    logs = log_files(folder)
+    if not logs and not any((folder / name).is_file() for name in (CARD, METRICS, SAMPLES)):
+        raise ValueError(
+            f"run: expected a folder with {CARD}, {METRICS}, {SAMPLES} or logs/version_*/metrics.csv, got {str(folder)!r}, "
+            "which holds none of them"
+        )
+    metrics = _read_object(folder / METRICS)
+    samples, notes = _read_samples(folder / SAMPLES)
+    return Run(
+        path=folder,
+        card=_read_object(folder / CARD),
+        metrics={stage: _numbers(metrics[stage]) for stage in STAGES if isinstance(metrics.get(stage), dict)},
+        substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
+        samples=samples,
+        curves=read_curves(logs),
+        notes=notes,
+    )
+
+
+def log_files(folder: Path) -> list[Path]:
+    """The curve files of a run, oldest first: every resume writes a version of its own."""
+
+    def version(file: Path) -> int:
+        return int(file.parent.name.removeprefix("version_"))
+
+    found = folder.glob("logs/**/version_*/metrics.csv")
+    return sorted((file for file in found if re.fullmatch(r"version_\d+", file.parent.name)), key=version)
+
+
+def read_curves(files: list[Path]) -> dict[str, Curve]:
+    """Merge curve files by step: where two hold the same step and column, the later file wins.
+
+    Lightning writes a row for the training losses and another for the evaluation of the same step, each with empty cells.
+    """
+    merged: dict[str, dict[float, float]] = {}
+    for file in files:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                step = _number(row.get("step"))
+                for name, cell in row.items():
+                    value = _number(cell)
+                    if step is not None and value is not None and name not in ("step", None):
+                        merged.setdefault(name, {})[step] = value
+    return {name: sorted(points.items()) for name, points in merged.items()}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: expected JSON, got something else ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _read_samples(file: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
+    samples: dict[str, list[Sample]] = {}
+    broken: list[int] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), start=1):
+        try:
+            sample = json.loads(line)
+            samples.setdefault(sample.get("stage") or "after", []).append(sample)
+        except (ValueError, AttributeError):  # a killed run leaves half a line
+            broken.append(number)
+    notes = (f"Line {broken[0]} of {SAMPLES} could not be read; {len(broken)} left out.",) if broken else ()
+    return samples, notes
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
