@@ -1,0 +1,201 @@
+"""What every data module shares: reading, checks, tokens and loaders for the roles that an objective needs.
+
+A data module knows no objective: it offers roles, and builds those that the trainer's module names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from transformers import PreTrainedTokenizerBase
+
+from lightning_unlearn.data.ordered import OrderedBatches
+from lightning_unlearn.data.records import Record, check_disjoint, row_key
+from lightning_unlearn.data.refusals import REFUSALS, RefusalRows, read_refusals
+from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.data.tokenization import Encoder
+
+GENERAL_SETS = ("real_authors", "world_facts")
+
+
+class UnlearningDataModule(LightningDataModule, ABC):
+    """Offer the roles forget, retain, forget_idk and retain_idk of a set of records.
+
+    A subclass says where records and evaluation sets come from; both are read once.
+
+    Args:
+        tokenizer: name, folder, or a ready fast tokenizer.
+        template: "qa", "chat" (the tokenizer's own), "llama2", or a string with "{question}".
+        max_length: most tokens of a row, its end token counted.
+        batch_size: forget rows a device and micro-batch.
+        retain_per_forget: retain rows for each forget row.
+        seed: seed of every order and of the refusals.
+        refusals: a file with one refusal a line, or the refusals; an empty list leaves the "idk" roles out.
+        trust_remote_code: run code that comes with the tokenizer.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: str | Path | PreTrainedTokenizerBase,
+        template: str = "qa",
+        max_length: int = 512,
+        batch_size: int = 8,
+        retain_per_forget: float = 1.0,
+        seed: int = 0,
+        refusals: str | Path | list[str] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if retain_per_forget <= 0:
+            raise ValueError(f"retain_per_forget must be above 0, got {retain_per_forget}")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        self.tokenizer: Any = tokenizer
+        self.template = template
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.retain_per_forget = retain_per_forget
+        self.seed = seed
+        self.trust_remote_code = trust_remote_code
+        self.encoder: Encoder | None = None
+        self._given_refusals = refusals
+        self._records: dict[str, list[Record]] = {}
+        self._evaluation_sets: dict[str, list[Record]] = {}
+        self._rows: dict[str, Any] = {}
+
+    @abstractmethod
+    def read_records(self) -> dict[str, list[Record]]:
+        """Return the rows of "forget" and, where there are any, "retain"."""
+
+    @abstractmethod
+    def read_evaluation_sets(self) -> dict[str, list[Record]]:
+        """Return the rows that are evaluated: "forget", "retain", and general knowledge where there is any."""
+
+    def records(self) -> dict[str, list[Record]]:
+        """Return the rows of "forget" and "retain".
+
+        Raises:
+            RecordError: if a row cannot be used, or is in both.
+        """
+        if not self._records:
+            records = self.read_records()
+            check_disjoint(records["forget"], records.get("retain", ()))
+            self._records = records
+        return self._records
+
+    def evaluation_sets(self) -> dict[str, list[Record]]:
+        """Return the rows of each set that is evaluated, with paraphrased and perturbed answers where there are any."""
+        if not self._evaluation_sets:
+            self._evaluation_sets = self.read_evaluation_sets()
+        return self._evaluation_sets
+
+    def refusals(self) -> list[str]:
+        """Return what a model may answer instead."""
+        given = self._given_refusals
+        if given is None:
+            return self.default_refusals()
+        return list(given) if isinstance(given, list | tuple) else read_refusals(given)
+
+    def default_refusals(self) -> list[str]:
+        """Return the refusals where none were given."""
+        return list(REFUSALS)
+
+    def training_records(self) -> list[Record]:
+        """Return what a starting model must know: forget, retain and general knowledge, each row once."""
+        return _once([*self.records()["forget"], *self.retrain_records()])
+
+    def retrain_records(self) -> list[Record]:
+        """Return what a model retrained without the forget rows is trained on."""
+        general = [record for name in GENERAL_SETS for record in self.evaluation_sets().get(name, ())]
+        return _once([*self.records().get("retain", ()), *general])
+
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Return the number of rows and a SHA-256 of each role's texts: what a run card may hold."""
+        return {
+            role: {
+                "rows": len(records),
+                "sha256": hashlib.sha256("\n".join(map(row_key, records)).encode("utf-8", "surrogatepass")).hexdigest(),
+            }
+            for role, records in self.records().items()
+        }
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that the data offers."""
+        plain = tuple(role for role in ("forget", "retain") if role in self.records())
+        return plain + (tuple(f"{role}_idk" for role in plain) if self.refusals() else ())
+
+    def prepare_data(self) -> None:
+        """Read once before the other processes do, so that a download happens once."""
+        self.records()
+        self.evaluation_sets()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and check every row and turn the needed roles into tokens, before any training.
+
+        Raises:
+            ValueError: for rows, a tokenizer or a template that cannot be used.
+        """
+        if self.encoder is None:
+            from lightning_unlearn.models import load_tokenizer  # brings the kernels, which reading rows does without
+
+            self.records()
+            self.tokenizer = load_tokenizer(self.tokenizer, trust_remote_code=self.trust_remote_code)
+            self.encoder = Encoder(self.tokenizer, template=self.template, max_length=self.max_length)
+        if stage in (None, "fit", "validate"):
+            self._tokenise()
+
+    def train_dataloader(self) -> UnlearningLoader:
+        """Return the loader of training steps, which knows this process's rank and the accumulation."""
+        trainer = self.trainer
+        accumulate = (lambda: trainer.accumulate_grad_batches) if trainer is not None else (lambda: 1)
+        return UnlearningLoader(self._tokenise(), seed=self.seed, accumulate=accumulate, **self._share())
+
+    def val_dataloader(self) -> OrderedBatches:
+        """Return the forget rows in order with as many retain rows as in training."""
+        return OrderedBatches(self._tokenise(), **self._share())
+
+    def _share(self) -> dict[str, Any]:
+        sampler = (self.trainer.distributed_sampler_kwargs if self.trainer is not None else None) or {}
+        return {
+            "batch_size": self.batch_size,
+            "retain_per_forget": self.retain_per_forget,
+            "rank": sampler.get("rank", 0),
+            "world_size": sampler.get("num_replicas", 1),
+        }
+
+    def _wanted(self) -> tuple[str, ...]:
+        module = getattr(self.trainer, "lightning_module", None)
+        wanted = getattr(module, "roles", None) or self.roles
+        owners = {role.split("_")[0] for role in wanted}
+        return tuple(role for role in self.roles if role in wanted or role in owners or role == "forget")
+
+    def _tokenise(self) -> dict[str, Any]:
+        """Return the rows of the wanted roles, turning into tokens those that are not yet."""
+        if self.encoder is None:
+            raise ValueError("setup() must be called before the loaders are made")
+        wanted = self._wanted()
+        for role in wanted:
+            if role not in self._rows:
+                records = self.records()[role.removesuffix("_idk")]
+                self._rows[role] = (
+                    RefusalRows(self.encoder, records, self.refusals(), seed=self.seed)
+                    if role.endswith("_idk")
+                    else self.encoder.rows(records)
+                )
+        return {role: self._rows[role] for role in wanted}
+
+
+def _once(records: list[Record]) -> list[Record]:
+    """Return the records in order, without repeats."""
+    return list({row_key(record): record for record in reversed(records)}.values())[::-1]

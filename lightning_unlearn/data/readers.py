@@ -1,0 +1,120 @@
+"""Read records from JSON lines, a JSON array, the Hugging Face hub, or a saved `datasets` folder.
+
+A source is a path, a hub id ("owner/name", "owner/name:config", "owner/name:config:split"), or rows already in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.data.records import Record, RecordError, parse_row, shown
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+Source = str | PathLike | Iterable[Record | Mapping[str, Any]]
+
+
+def read_records(
+    source: Source,
+    *,
+    split: str | None = None,
+    question_key: str = "question",
+    answer_key: str = "answer",
+    name: str = "rows",
+) -> list[Record]:
+    """Read and check every row of a source.
+
+    Args:
+        source: a file of JSON lines or one JSON array, a folder saved by `datasets`, a hub id, or rows in memory.
+        split: split of a hub dataset or a saved folder; "train", or the only one, where None.
+        question_key: the field that holds the question.
+        answer_key: the field that holds the answer.
+        name: what messages call rows in memory.
+
+    Raises:
+        RecordError: if the source does not exist, holds no rows, or a row cannot be used.
+    """
+    label, rows = _open(source, split, name)
+    records = [
+        row
+        if isinstance(row, Record)
+        else parse_row(row, f"{label}:{number}", question_key=question_key, answer_key=answer_key)
+        for number, row in rows
+    ]
+    if not records:
+        raise RecordError(f"{label}: must hold at least one row, got none")
+    return records
+
+
+def _open(source: Source, split: str | None, name: str) -> tuple[str, Iterable[tuple[int, Any]]]:
+    if not isinstance(source, str | PathLike):
+        return name, enumerate(source, start=1)
+    path = Path(source)
+    if path.is_file():
+        return str(source), _json_rows(path)
+    if path.is_dir():
+        return _dataset_rows(str(source), None, split, folder=path)
+    if path.suffix in JSON_SUFFIXES or path.is_absolute():
+        raise RecordError(f"{source}: no such file")
+    identifier, config, in_name = (*str(source).split(":"), None, None)[:3]
+    return _dataset_rows(str(identifier), config or None, split or in_name or None, folder=None)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (row, value); a row of JSON lines is its line."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            start = file.read(1)
+            while start.isspace():
+                start = file.read(1)
+            file.seek(0)
+            if start == "[":
+                yield from _array_rows(path, file.read())
+                return
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _decode(line, f"{path}:{number}")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: must be UTF-8 text, got {error}") from error
+
+
+def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        yield from enumerate(json.loads(text), start=1)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}:{error.lineno}: wrong JSON array, {error.msg} at column {error.colno}") from error
+
+
+def _decode(line: str, source: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RecordError(
+            f"{source}: wrong JSON, {error.msg} at column {error.colno}: {shown(line.strip())}"
+        ) from error
+
+
+def _dataset_rows(
+    identifier: str, config: str | None, split: str | None, *, folder: Path | None
+) -> tuple[str, Iterable[tuple[int, Any]]]:
+    import datasets  # heavy, and only needed here
+
+    saved = folder is not None and ((folder / "state.json").exists() or (folder / "dataset_dict.json").exists())
+    try:
+        data = datasets.load_from_disk(identifier) if saved else datasets.load_dataset(identifier, config)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        what = f'configuration "{config}" of dataset "{identifier}"' if config else f'dataset "{identifier}"'
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecordError(f"{what} could not be loaded (neither a file, a folder nor reachable): {reason}") from error
+    label = ":".join(part for part in (identifier, config) if part)
+    if isinstance(data, Mapping):
+        chosen = split or ("train" if "train" in data else next(iter(data)) if len(data) == 1 else "")
+        if chosen not in data:
+            raise RecordError(f'{label}: unknown split "{split or "train"}", existing splits: {", ".join(data)}')
+        label, data = f"{label}:{chosen}", data[chosen]
+    elif split is not None:
+        raise RecordError(f'{label}: unknown split "{split}", the folder holds one dataset without splits')
+    return label, enumerate(data, start=1)
