@@ -28,11 +28,24 @@ class TokenRow:
         input_ids: int64 [n], the tokens that the model reads. A final eos is a target only, never an input.
         target_positions: int64 [m], index into `input_ids` of the position that predicts each target, ascending.
         targets: int64 [m], the labelled tokens.
+
+    Raises:
+        ValueError: if positions and targets do not belong together, or a position lies outside the row.
     """
 
     input_ids: np.ndarray
     target_positions: np.ndarray
     targets: np.ndarray
+
+    def __post_init__(self) -> None:
+        positions, length = self.target_positions, len(self.input_ids)
+        if len(positions) != len(self.targets):
+            counts = f"{len(positions)} and {len(self.targets)}"
+            raise ValueError(f"a row must hold as many target_positions as targets, got {counts}")
+        if (positions[1:] <= positions[:-1]).any():
+            raise ValueError(f"target_positions must be ascending, got {positions.tolist()}")
+        if len(positions) and not 0 <= positions[0] <= positions[-1] < length:
+            raise ValueError(f"target_positions must lie in [0, {length}), got {positions.tolist()}")
 
     @property
     def sequence_tokens(self) -> int:
@@ -284,8 +297,10 @@ def _slice_role(batch: PackedBatch, role: str) -> PackedBatch:
 
 def _widen(part: PackedBatch) -> PackedBatch:
     """Label every token of a one-role batch that has a predecessor, and keep targets carried past a row's end."""
-    targets = torch.cat([part.input_ids[1:], part.input_ids[:1]])  # [T], wrong at the last position of each row
+    targets = part.input_ids.roll(-1)  # [T], wrong at the last position of each row
     predicts = torch.ones_like(part.input_ids, dtype=torch.bool)
+    if part.attended is not None:  # padding that was kept is no part of the sequence
+        predicts = part.attended.roll(-1)
     last = part.cu_seq_lens[1:].long() - 1
     predicts[last] = False
     predicts[part.target_index] = True
@@ -329,4 +344,4 @@ def _pad(part: PackedBatch, length: int, pad_id: int) -> PackedBatch:
         scales={role: RoleScale(s.token, s.row, s.row / (length - 1)) for role, s in part.scales.items()},
     )
     # A row of `length` tokens predicts the `length - 1` that follow its first.
-    return _with_targets(wide, wide.position_ids < length - 1, torch.cat([wide.input_ids[1:], wide.input_ids[:1]]))
+    return _with_targets(wide, wide.position_ids < length - 1, wide.input_ids.roll(-1))

@@ -36,7 +36,8 @@ def from_padded(
             padding).
 
     Raises:
-        ValueError: for a missing key, a wrong shape, a row of padding only, or labels deep inside left padding.
+        ValueError: for a missing key, a wrong shape, a label that is no token, a row of padding only, or labels deep
+            inside the padding of left-padded rows.
     """
     if not batch:
         raise ValueError("batch must hold at least one role, got an empty dict")
@@ -49,18 +50,20 @@ def _role(role: str, tensors: PaddedRole, keep_padding: bool) -> PackedBatch:
     length = ids.shape[1]
     predicted = torch.zeros_like(mask)
     predicted[:, :-1] = labels[:, 1:] != IGNORE_INDEX  # [B, L]: positions whose successor is labelled
-    begun = mask.long().cumsum(1) > 0
+    begun = mask.cumsum(1) > 0
     predicted &= begun  # what precedes a row's first token predicts nothing
+    holes = begun & ~mask & (mask.flip(1).cumsum(1).flip(1) > 0)  # masked tokens inside a row
     kept = mask
-    if keep_padding or bool((predicted & ~mask).any()):
+    if keep_padding or bool((predicted & ~mask | holes).any()):
         if not bool(mask[:, 0].all()):
-            raise ValueError(f'batch["{role}"]: labels inside padding need right padding, got left-padded rows')
+            raise ValueError(
+                f'batch["{role}"]: labels inside padding and masked tokens inside a row need right padding, got '
+                "left-padded rows"
+            )
         kept = torch.ones_like(mask)
     if keep_padding:
         predicted = torch.arange(length, device=ids.device).expand_as(ids) < length - 1
-    successors = (
-        torch.cat([ids[:, 1:], ids[:, :1]], 1) if keep_padding else torch.cat([labels[:, 1:], labels[:, :1]], 1)
-    )
+    successors = (ids if keep_padding else labels).roll(-1, 1)
     lengths = tuple(kept.sum(1).tolist())
     place = (kept.flatten().long().cumsum(0) - 1).view_as(ids)  # [B, L]: index into [T] of each kept token
     rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(ids)
@@ -80,9 +83,9 @@ def _role(role: str, tensors: PaddedRole, keep_padding: bool) -> PackedBatch:
 
 
 def _checked(role: str, tensors: PaddedRole) -> tuple[Tensor, Tensor, Tensor]:
-    for key in ("input_ids", "labels"):
-        if key not in tensors:
-            raise ValueError(f'batch["{role}"] must hold "input_ids" and "labels", got {sorted(tensors)}')
+    if not isinstance(tensors, Mapping) or not {"input_ids", "labels"} <= set(tensors):
+        got = sorted(tensors) if isinstance(tensors, Mapping) else type(tensors).__name__
+        raise ValueError(f'batch["{role}"] must hold "input_ids" and "labels", got {got}')
     ids, labels = tensors["input_ids"], tensors["labels"]
     mask = tensors.get("attention_mask")
     mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -91,6 +94,9 @@ def _checked(role: str, tensors: PaddedRole) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(
             f'batch["{role}"]: input_ids, labels and attention_mask must share one shape [B, L], got {shapes}'
         )
+    wrong = labels[(labels < 0) & (labels != IGNORE_INDEX)]
+    if len(wrong):
+        raise ValueError(f'batch["{role}"]: labels must be token ids or {IGNORE_INDEX}, got {int(wrong[0])}')
     empty = (~mask.any(1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f'batch["{role}"]: every row must hold at least one token, got only padding in rows {empty}')

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightning_unlearn.data.packing import RoleScale
+from lightning_unlearn.data.padded import from_padded
+
+I = -100  # noqa: E741 the ignored label
+
+
+def tensors(ids, labels, mask=None) -> dict[str, torch.Tensor]:
+    role = {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    return role if mask is None else {**role, "attention_mask": torch.tensor(mask)}
+
+
+def test_right_padded_rows_by_hand():
+    batch = from_padded(
+        {
+            "forget": tensors(
+                [[5, 6, 7, 8], [9, 10, 0, 0]], [[I, I, 7, 8], [I, 10, I, I]], [[1, 1, 1, 1], [1, 1, 0, 0]]
+            ),
+            "retain": tensors([[20, 21]], [[I, 21]]),
+        }
+    )
+    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 10, 20, 21]
+    assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 0, 1]
+    # a label is predicted from the position before it
+    assert batch.target_index.tolist() == [1, 2, 4, 6]
+    assert batch.targets.tolist() == [7, 8, 10, 21]
+    assert batch.target_row.tolist() == [0, 0, 1, 2]
+    assert batch.attended is None
+
+
+def test_an_eos_labelled_inside_the_padding_is_carried_as_a_target():
+    """TOFU and closer-look label one eos at a position whose attention_mask is 0; pad token = eos token."""
+    batch = from_padded({"forget": tensors([[5, 6, 1, 1]], [[I, 6, 1, I]], [[1, 1, 0, 0]])})
+    assert batch.input_ids.tolist() == [5, 6]
+    assert batch.targets.tolist() == [6, 1]
+    assert batch.target_index.tolist() == [0, 1]
+
+
+def test_ignored_labels_never_become_targets():
+    """UNDIAL's authors index the vocabulary with -100."""
+    batch = from_padded({"forget": tensors([[5, 6, 7]], [[I, I, 7]])})
+    assert (batch.targets >= 0).all()
+    assert len(batch.targets) == 1
+
+
+def test_the_label_of_the_first_token_predicts_nothing():
+    batch = from_padded({"forget": tensors([[5, 6]], [[5, 6]])})
+    assert batch.targets.tolist() == [6]
+
+
+def test_left_padding_is_dropped():
+    batch = from_padded({"forget": tensors([[0, 0, 5, 6], [7, 8, 9, 4]], [[I, I, I, 6]] * 2, [[0, 0, 1, 1], [1] * 4])})
+    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 4]
+    assert batch.position_ids.tolist() == [0, 1, 0, 1, 2, 3]
+    assert batch.target_index.tolist() == [0, 4]
+
+
+def test_the_first_token_of_a_left_padded_row_is_no_target():
+    batch = from_padded({"forget": tensors([[0, 5, 6]], [[I, 5, 6]], [[0, 1, 1]])})
+    assert batch.targets.tolist() == [6]
+
+
+def test_labels_deep_in_right_padding_keep_the_padding():
+    batch = from_padded({"forget": tensors([[5, 6, 1, 1]], [[I, 6, 1, 1]], [[1, 1, 0, 0]])})
+    assert batch.lengths == (4,)
+    assert batch.attended.tolist() == [True, True, False, False]
+    assert batch.targets.tolist() == [6, 1, 1]
+
+
+def test_labels_deep_in_padding_on_the_left_are_refused():
+    with pytest.raises(ValueError, match=r'batch\["forget"\]: .* right padding'):
+        from_padded({"forget": tensors([[0, 5, 6, 1, 1]], [[I, 5, 6, 1, 1]], [[0, 1, 1, 0, 0]])})
+
+
+def test_masked_tokens_between_attended_ones_stay_where_they_are():
+    """Dropping them would move the tokens after them to other positions than the same model sees elsewhere."""
+    batch = from_padded({"forget": tensors([[5, 6, 7, 8]], [[I, I, I, 8]], [[1, 0, 1, 1]])})
+    assert batch.input_ids.tolist() == [5, 6, 7, 8]
+    assert batch.attended.tolist() == [True, False, True, True]
+    assert batch.target_index.tolist() == [2]
+
+
+def test_sequence_targets_leave_kept_padding_alone():
+    """Averaging over padding is the mistake of five existing code bases; labels deep in padding must not bring it."""
+    batch = from_padded({"forget": tensors([[5, 6, 1, 1, 1]], [[I, 6, 1, 1, I]], [[1, 1, 0, 0, 0]])})
+    wide = batch.with_sequence_targets("forget")
+    assert wide.targets.tolist() == [6, 1, 1]
+
+
+def test_keep_padding_labels_every_position():
+    batch = from_padded(
+        {
+            "forget": tensors([[5, 6, 1, 1]], [[I, 6, 1, I]], [[1, 1, 0, 0]]),
+            "retain": tensors([[7, 8, 1]], [[I, 8, I]], [[1, 1, 0]]),
+        },
+        keep_padding=("forget",),
+    )
+    assert batch.targets.tolist() == [6, 1, 1, 8]
+    assert batch.lengths == (4, 2)
+    assert batch.attended.tolist() == [True, True, False, False, True, True]
+    assert batch.sequence_roles == {"forget"}
+
+
+def test_scales_are_taken_over():
+    scale = RoleScale(1.0, 2.0, 3.0)
+    assert from_padded({"forget": tensors([[5, 6]], [[I, 6]])}, scales={"forget": scale}).scales == {"forget": scale}
+
+
+def test_a_row_without_labels_takes_part_without_targets():
+    batch = from_padded({"forget": tensors([[5, 6], [7, 8]], [[I, I], [I, 8]])})
+    assert batch.lengths == (2, 2)
+    assert batch.target_row.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({}, "at least one role"),
+        ({"forget": {"input_ids": torch.ones(1, 2).long()}}, r'batch\["forget"\] must hold "input_ids" and "labels"'),
+        ({"forget": [torch.ones(1, 2).long()] * 3}, r'batch\["forget"\] must hold "input_ids" and "labels".*got list'),
+        ({"forget": tensors([5, 6], [I, 6])}, r"one shape \[B, L\]"),
+        ({"forget": tensors([[5, 6]], [[I, 6, 7]])}, r"one shape \[B, L\]"),
+        ({"forget": tensors([[5, 6]], [[I, 6]], [[1]])}, r"one shape \[B, L\]"),
+        ({"forget": tensors([[5, 6], [1, 1]], [[I, 6]] * 2, [[1, 1], [0, 0]])}, r"only padding in rows \[1\]"),
+        ({"forget": tensors([[5, 6, 7]], [[I, -1, 7]])}, r"labels must be token ids or -100, got -1"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(batch, message):
+    with pytest.raises(ValueError, match=message):
+        from_padded(batch)
