@@ -125,7 +125,7 @@ def token_statistics(
         hidden_states(model, batch),
         head.weight,
         batch.targets,
-        statistics,
+        statistics=statistics,
         bias=head.bias,
         softcap=head.softcap,
         logit_scale=head.logit_scale,

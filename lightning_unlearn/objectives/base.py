@@ -213,7 +213,7 @@ class Objective(L.LightningModule):
             hidden if whole else torch.cat([hidden[span] for span in spans]),
             head.weight,
             batch.targets if whole else torch.cat([batch.targets[span] for span in spans]),
-            fields,
+            statistics=fields,
             bias=head.bias,
             softcap=head.softcap,
             logit_scale=head.logit_scale,
