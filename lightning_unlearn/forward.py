@@ -129,6 +129,7 @@ def token_statistics(
         bias=head.bias,
         softcap=head.softcap,
         logit_scale=head.logit_scale,
+        ignore_index=None,
         **options,
     )
 

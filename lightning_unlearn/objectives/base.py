@@ -9,7 +9,7 @@ Shapes: N labelled tokens of a batch, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +217,12 @@ class Objective(L.LightningModule):
             bias=head.bias,
             softcap=head.softcap,
             logit_scale=head.logit_scale,
+            ignore_index=None,  # packed targets are all labelled: no need to look, nor to wait for the device
             **reference,
         )
         sizes = [span.stop - span.start for span in spans]
         parts = {field: getattr(stats, field).split(sizes) for field in fields}
-        return {role: replace(TokenStatistics(), **{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
+        return {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
 
     def reference_model(self) -> Reference:
         """Return the reference model, made the first time it is asked for (at the latest before training starts)."""
