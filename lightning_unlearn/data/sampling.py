@@ -9,7 +9,7 @@ where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import ceil, floor
+from math import ceil, floor, inf
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class UnlearningLoader:
         rank: this process among those that share the data.
         world_size: how many processes share the data.
         accumulate: returns the number of micro-batches in an optimiser step.
+        limit: returns how many micro-batches of an epoch the trainer runs, where that is fewer than all of them.
 
     Raises:
         ValueError: for a missing or empty role, or a number out of range.
@@ -48,8 +49,9 @@ class UnlearningLoader:
         rank: int = 0,
         world_size: int = 1,
         accumulate: Callable[[], int] = lambda: 1,
+        limit: Callable[[], float] = lambda: inf,
     ) -> None:
-        _check(rows, batch_size, retain_per_forget, rank, world_size)
+        _check(rows, batch_size, retain_per_forget, seed, rank, world_size)
         self.rows = dict(rows)
         self.batch_size = batch_size
         self.retain_per_forget = retain_per_forget
@@ -57,9 +59,11 @@ class UnlearningLoader:
         self.rank = rank
         self.world_size = world_size
         self.accumulate = accumulate
+        self.limit = limit
         self.epoch = 0
         self.step = 0
         self._resume_at = 0
+        self._orders: dict[tuple[str, int], np.ndarray] = {}
         self.sampler = self  # Lightning calls `loader.sampler.set_epoch` before each epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -83,11 +87,23 @@ class UnlearningLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return the position: Lightning saves it in checkpoints."""
-        return {"epoch": self.epoch, "step": self.step}
+        return {"epoch": self.epoch, "step": self.step, "rows_per_step": self.batch_size * self.world_size}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from a saved position."""
-        self.epoch, self.step, self._resume_at = state["epoch"], state["step"], state["step"]
+        """Continue from a saved position.
+
+        Raises:
+            ValueError: if it lies inside an epoch whose micro-batches held another number of rows.
+        """
+        saved, rows = state["rows_per_step"], self.batch_size * self.world_size
+        inside = state["step"] * saved < len(self.rows["forget"])
+        if inside and saved != rows:
+            raise ValueError(
+                f"batch_size x world_size must stay {saved} to resume inside an epoch, got {rows}; resume from the "
+                "end of an epoch to change it"
+            )
+        self.epoch = state["epoch"]
+        self.step = self._resume_at = state["step"] if inside else len(self)
 
     def plan(self, step: int, rank: int) -> Plan:
         """Return the rows of each role that `rank` holds in micro-batch `step` of the current epoch."""
@@ -120,26 +136,27 @@ class UnlearningLoader:
         return int(self._order("retain", turn)[index])
 
     def _order(self, role: str, turn: int) -> np.ndarray:
-        cached = self.__dict__.setdefault("_orders", {})
-        if cached.get(role, (None,))[0] != turn:
+        key = (role, turn)
+        if key not in self._orders:
             stream = {"forget": 0, "retain": 1}[role]
-            cached[role] = (turn, np.random.default_rng((self.seed, stream, turn)).permutation(len(self.rows[role])))
-        return cached[role][1]
+            while len(self._orders) >= 4:  # both roles, and the two passes over retain that a step may touch
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[key] = np.random.default_rng((self.seed, stream, turn)).permutation(len(self.rows[role]))
+        return self._orders[key]
 
     def _batch(self, step: int, scales: dict[str, RoleScale]) -> PackedBatch:
         plan = self.plan(step, self.rank)
-        if not any(
-            plan.values()
-        ):  # a short last step leaves this rank nothing: take part with a row that weighs nothing
-            plan["forget"] = self.plan(step, 0)["forget"][:1]
-            scales = dict.fromkeys(scales, RoleScale(0.0, 0.0, 0.0))
+        # A short last step leaves some ranks nothing of a role: they take part with a row that weighs nothing.
+        for role in [role for role, rows in plan.items() if not rows]:
+            plan[role] = self.plan(step, 0)[role][:1]
+            scales = {**scales, role: RoleScale(0.0, 0.0, 0.0)}
         return pack(plan, scales=scales)
 
     def _scales(self, window: int) -> dict[str, RoleScale]:
         """Count each role's tokens and rows in a whole optimiser step, over its micro-batches and all ranks."""
         micro = self.accumulate()
         counts = {role: np.zeros(3) for role in self.rows}
-        for step in range(window * micro, min((window + 1) * micro, len(self))):
+        for step in range(window * micro, int(min((window + 1) * micro, len(self), self.limit()))):
             for rank in range(self.world_size):
                 for role, rows in self.plan(step, rank).items():
                     counts[role] += [sum(len(r.targets) for r in rows), len(rows), sum(r.sequence_tokens for r in rows)]
@@ -147,20 +164,32 @@ class UnlearningLoader:
         return {role: RoleScale(*(share / max(float(count), 1.0) for count in three)) for role, three in counts.items()}
 
 
-def _check(rows: Mapping, batch_size: int, retain_per_forget: float, rank: int, world_size: int) -> None:
+def _check(rows: Mapping, batch_size: int, retain_per_forget: float, seed: int, rank: int, world_size: int) -> None:
     if "forget" not in rows or not len(rows["forget"]):
         raise ValueError(f'rows must hold a non-empty "forget" role, got roles {sorted(rows)}')
     if "retain" in rows and not len(rows["retain"]):
         raise ValueError('rows["retain"] must not be empty; leave the role out instead')
-    for role in rows:
+    for role, companion in rows.items():
         owner = role.split("_")[0]
         if owner not in ("forget", "retain") or owner not in rows:
             raise ValueError(f'every role must be "forget", "retain" or a companion of one that is there, got "{role}"')
+        if role != owner and not callable(companion):
+            _check_choices(role, companion, len(rows[owner]))
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if retain_per_forget <= 0:
         raise ValueError(
             f"retain_per_forget must be above 0 (leave the retain role out instead), got {retain_per_forget}"
         )
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
+
+
+def _check_choices(role: str, companion: Sequence[Sequence[TokenRow]], owners: int) -> None:
+    if len(companion) != owners:
+        raise ValueError(f'rows["{role}"] must hold choices for each of {owners} rows, got {len(companion)}')
+    if isinstance(companion[0], TokenRow) or not len(companion[0]):
+        got = "a single row" if isinstance(companion[0], TokenRow) else "none"
+        raise ValueError(f'rows["{role}"] must hold a non-empty list of choices for each row, got {got}')
