@@ -25,8 +25,10 @@ code {{ font-size: .9em }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ border: 1px solid #ccc; padding: .3rem .6rem; text-align: left }}
 </style></head>
-<body><nav><a href="index.html">Overview</a> · <a href="guide.html">Guide</a> ·
-<a href="contributing.html">Contributing</a> · <a href="api/lightning_unlearn.html">API</a> · <a href="api/unlearn_kernels.html">Kernels</a></nav>
+<body><nav>
+<a href="index.html">Overview</a> · <a href="guide.html">Guide</a> · <a href="contributing.html">Contributing</a> ·
+<a href="api/lightning_unlearn.html">API</a> · <a href="api/unlearn_kernels.html">Kernels</a>
+</nav>
 {body}</body></html>
 """
 

@@ -1,0 +1,75 @@
+"""What the README says is so: its Python runs, its paths and options exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+GUIDE = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+
+
+def test_first_example_forgets_and_saves(tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = PYTHON[0].replace("meta-llama/Llama-3.2-1B-Instruct", str(tiny_model_dir(max_position_embeddings=1024)))
+    code = code.replace("max_epochs=5", "max_epochs=1, accelerator='cpu', limit_train_batches=2, limit_val_batches=1")
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "forgotten/model.safetensors").exists()
+
+
+def test_second_example_trains_the_given_module_in_place(tiny_model_dir):
+    scope: dict = {}
+    exec(compile(PYTHON[1], "README.md", "exec"), scope)
+    module = scope["MyModule"](str(tiny_model_dir()))
+    module.log_dict = lambda terms: scope.update(logged=terms)
+    ids = torch.randint(3, 200, (2, 7), generator=torch.Generator().manual_seed(0))
+    role = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+
+    loss = module.training_step({"forget": role, "retain": role}, 0)
+    loss.backward()
+
+    assert module.unlearn.model is module.model
+    # before any step the model equals its reference: the forget term is -(2/0.1) log sigmoid(0) = 20 log 2
+    assert scope["logged"]["forget"].item() == pytest.approx(13.8629, abs=1e-3)
+    assert all(parameter.grad is not None for parameter in module.model.parameters())
+
+
+def test_tree_names_files_that_exist():
+    tree = re.search(r"## Where things are\n\n```\n(.*?)```", README, re.DOTALL)[1]
+    for line in tree.splitlines():
+        folder = ROOT / "lightning_unlearn" if line.startswith("  ") else ROOT
+        for name in re.split(r"\s{3,}", line.strip())[0].split("  "):
+            assert (folder / name).exists(), name
+
+
+def test_every_objective_is_in_the_table():
+    stems = [path.stem for path in (ROOT / "lightning_unlearn/objectives").glob("*.py")]
+    classes = {row.lower() for row in re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)}
+    assert {stem.replace("_", "") for stem in stems} - {"init", "base"} == classes
+
+
+@pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "guide"])
+def test_named_configs_and_links_exist(text):
+    for path in re.findall(r"configs/[\w./-]+\.yaml", text) + re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "guide"])
+def test_commands_parse(text, tiny_model_dir, tmp_path, monkeypatch):
+    """Every documented fit command is parsed, with the words that a reader would replace."""
+    from lightning_unlearn.trainer_cli import UnlearnCLI
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(UnlearnCLI, "instantiate_classes", lambda self: None)
+    monkeypatch.setattr(UnlearnCLI, "_run_subcommand", lambda self, name: None)
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    commands = re.findall(r"^lightning-unlearn (fit .*?)(?:\s+#.*)?$", blocks, re.MULTILINE)
+    assert commands
+    for command in commands:
+        cli = UnlearnCLI(command.split())
+        assert cli.config.fit.model.class_path.startswith("lightning_unlearn.objectives.")

@@ -1,0 +1,83 @@
+"""Messages of the option parser, as jsonargparse writes them, come out as one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from lightning_unlearn.usage import did_you_mean, explain
+
+NESTED = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'objs.Objective'>, <class 'NoneType'>]
+  Errors:
+    - Parser key "lora":
+        Does not validate against any of the Union subtypes
+        Subtypes: [<class 'objs.Lora'>, <class 'NoneType'>]
+        Errors:
+          - {}
+          - Expected a <class 'NoneType'>
+        Given value type: <class 'jsonargparse._util.NestedArg'>
+        Given value: NestedArg(key='r', val='abc')
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'jsonargparse._util.NestedArg'>
+  Given value: NestedArg(key='lora.r', val='abc')"""
+LITERAL = """Parser key "trainer.precision":
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a typing.Literal['16-true', 'bf16-true']
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: bf17"""
+OWN_CHECK = """Does not validate against any of the Union subtypes
+Subtypes: [<class 'Objective'>, <class 'NoneType'>]
+Errors:
+  - retain must be one of none, nll, got 'klx'
+  - Expected a <class 'NoneType'>
+Given value type: <class 'jsonargparse._namespace.Namespace'>
+Given value: Namespace(retain='klx')"""
+CLASS = """Parser key "data":
+
+  - Expected a path but Tofu either not accessible or invalid
+  - Does not validate against any of the Union subtypes
+  Errors:
+    - Expected a dot import path string: Tofu
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: Tofu"""
+KNOWN = ["--trainer.max_epochs", "trainer.max_epochs", "model", "forget_weight", "TOFU", "alpha"]
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            NESTED.format("Parser key \"r\":\n              Expected a <class 'int'>. Got value: abc"),
+            "model.lora.r must be int, got 'abc'",
+        ),
+        (NESTED.format("Option 'alhpa' is not accepted"), "unknown option 'model.lora.alhpa'; did you mean 'alpha'?"),
+        (LITERAL, "trainer.precision must be int or one of '16-true', 'bf16-true', got 'bf17'"),
+        (OWN_CHECK, "retain must be one of none, nll, got 'klx'"),
+        (CLASS, "data: unknown class 'Tofu'; did you mean 'TOFU'?"),
+        (
+            "unrecognized arguments: --trainer.max_epochz 3",
+            "unknown option '--trainer.max_epochz'; did you mean '--trainer.max_epochs'?",
+        ),
+        ("unrecognized arguments: stray", "unknown option 'stray'"),
+        (
+            "Subcommand 'fit' does not accept option 'trainer.max_epochz'",
+            "unknown option 'trainer.max_epochz'; did you mean 'trainer.max_epochs'?",
+        ),
+        ("Subcommand 'fit' does not accept option 'modle.class_path'", "unknown option 'modle'; did you mean 'model'?"),
+        ("the following arguments are required: fit.data, fit.model", "missing --data, --model"),
+        (NESTED.format("the following arguments are required: r"), "missing --model.lora.r"),
+        ("Parser key \"config\": File does not exist: '/x.yaml'", "config: File does not exist: '/x.yaml'"),
+        ("argument --model:\n  expected one argument", "argument --model: expected one argument"),
+    ],
+)
+def test_explain_says_it_in_one_line(message, line):
+    assert explain(message, KNOWN) == line
+
+
+def test_did_you_mean_ignores_case_and_what_is_far():
+    assert did_you_mean("npo", ["NPO", "DPO"]) == "; did you mean 'NPO'?"
+    assert did_you_mean("--nope", ["--model"]) == ""
