@@ -1,0 +1,190 @@
+"""Online reduction over vocabulary columns and its associative merge.
+
+A `Partial` describes each token's logits over *some* columns in a few floats. Two Partials of disjoint columns merge into
+the Partial of their union, in any grouping, so one rule serves slices of the vocabulary, the label's own column, and the
+ranks of a tensor-parallel group. The label's column is always left out of the slices and merged last: what is left is the
+distribution over v != y, from which 1 - p_y is exact however close p_y is to 1.
+
+Shapes: N tokens, C columns of a slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Wants:
+    """Which optional sums a set of statistics needs.
+
+    Attributes:
+        logit_sum: sum z.
+        first: sum e^d d.
+        second: second central moment of d under e^d.
+        gap: sum e^d (z - r), needs the reference.
+        index: column of the maximum.
+    """
+
+    logit_sum: bool = False
+    first: bool = False
+    second: bool = False
+    gap: bool = False
+    index: bool = False
+
+
+@dataclass
+class Partial:
+    """Sums over some columns, with d = z - maximum and e = exp(d); each [N], or None where not wanted.
+
+    Attributes:
+        maximum: max z; the lowest finite number where there is no column.
+        total: sum e.
+        logit_sum: sum z.
+        first: sum e d.
+        second: sum e (d - first / total)^2.
+        gap: sum e (z - r), r the other model's logits.
+        index: column of the maximum, the smallest among equals, int64.
+    """
+
+    maximum: Tensor
+    total: Tensor
+    logit_sum: Tensor | None = None
+    first: Tensor | None = None
+    second: Tensor | None = None
+    gap: Tensor | None = None
+    index: Tensor | None = None
+
+    def tensors(self) -> list[Tensor | None]:
+        """The fields in order, to save or to send."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def rows(self, rows: slice) -> Partial:
+        """The Partial of some tokens."""
+        return Partial(*(None if x is None else x[rows] for x in self.tensors()))
+
+
+def merge(a: Partial, b: Partial) -> Partial:
+    """Merge the sums of two disjoint sets of columns (associative; Chan et al. 1979 for the second moment)."""
+    maximum = torch.maximum(a.maximum, b.maximum)
+    shift_a, shift_b = a.maximum - maximum, b.maximum - maximum
+    scale_a, scale_b = shift_a.exp(), shift_b.exp()
+    total_a, total_b = a.total * scale_a, b.total * scale_b
+    merged = Partial(maximum, total_a + total_b)
+    if a.logit_sum is not None:
+        merged.logit_sum = a.logit_sum + b.logit_sum
+    if a.gap is not None:
+        merged.gap = a.gap * scale_a + b.gap * scale_b
+    if a.first is not None:
+        first_a = a.first * scale_a + total_a * shift_a
+        first_b = b.first * scale_b + total_b * shift_b
+        merged.first = first_a + first_b
+        if a.second is not None:
+            tiny = torch.finfo(total_a.dtype).tiny
+            distance = first_a / total_a.clamp_min(tiny) - first_b / total_b.clamp_min(tiny)
+            between = total_a * total_b / merged.total.clamp_min(tiny) * distance.square()
+            merged.second = a.second * scale_a + b.second * scale_b + between
+    if a.index is not None:
+        equal = torch.minimum(a.index, b.index)
+        winner = torch.where(b.maximum > a.maximum, b.index, equal)
+        merged.index = torch.where(a.maximum > b.maximum, a.index, winner)
+    return merged
+
+
+def single(like: Partial, logit: Tensor, gap: Tensor | None, index: Tensor) -> Partial:
+    """The Partial of one column a token: the label's.
+
+    Args:
+        like: a Partial whose wanted sums the result has.
+        logit: z_y.
+        gap: z_y - r_y, or None.
+        index: y.
+    """
+    zero = torch.zeros_like(logit)
+    return Partial(
+        maximum=logit,
+        total=torch.ones_like(logit),
+        logit_sum=None if like.logit_sum is None else logit,
+        first=None if like.first is None else zero,
+        second=None if like.second is None else zero,
+        gap=None if like.gap is None else gap,
+        index=None if like.index is None else index,
+    )
+
+
+class Column:
+    """One column a token within a slice of columns, where it lies in the slice; every access is free of synchronisation.
+
+    Args:
+        index: column of each token, counted as `start` is, [N].
+        start: first column of the slice.
+        width: number of columns of the slice.
+    """
+
+    def __init__(self, index: Tensor, start: int, width: int):
+        local = index - start
+        self.inside = ((local >= 0) & (local < width)).unsqueeze(1)
+        self.local = local.clamp(0, width - 1).unsqueeze(1)
+
+    def read(self, tile: Tensor, otherwise: Tensor) -> Tensor:
+        """The tile's values in these columns, `otherwise` for tokens whose column is elsewhere, [N]."""
+        return torch.where(self.inside, tile.gather(1, self.local), otherwise.unsqueeze(1)).squeeze(1)
+
+    def fill_(self, tile: Tensor, value: Tensor | float) -> None:
+        """Write a number, or one a token ([N]), into these columns."""
+        value = value.unsqueeze(1) if isinstance(value, Tensor) else tile.new_tensor(value)
+        tile.scatter_(1, self.local, torch.where(self.inside, value, tile.gather(1, self.local)))
+
+    def add_(self, tile: Tensor, value: Tensor) -> None:
+        """Add one number a token ([N]) in these columns."""
+        tile.scatter_add_(1, self.local, torch.where(self.inside, value.unsqueeze(1), 0.0))
+
+
+def centre_(tile: Tensor, label: Column, start: int, wants: Wants) -> Partial:
+    """Subtract from each row its maximum over v != y, in place, with 0 in the label's column.
+
+    Returns:
+        A Partial with `maximum`, and `logit_sum` and `index` where wanted; `total` is still 0.
+    """
+    partial = Partial(torch.empty(0), tile.new_zeros(tile.shape[0]))
+    if wants.logit_sum:
+        label.fill_(tile, 0.0)
+        partial.logit_sum = tile.sum(1)
+    label.fill_(tile, float("-inf"))
+    if wants.index:
+        maximum, index = tile.max(1)
+        partial.index = index + start
+    else:
+        maximum = tile.amax(1)
+    partial.maximum = maximum.clamp_min(torch.finfo(tile.dtype).min)  # a slice may hold nothing but the label
+    tile.sub_(partial.maximum.unsqueeze(1))
+    label.fill_(tile, 0.0)
+    return partial
+
+
+def accumulate(
+    partial: Partial, centred: Tensor, label: Column, wants: Wants, work: Tensor, difference: Tensor | None
+) -> None:
+    """Add the sums over a centred slice to its Partial.
+
+    Args:
+        partial: what `centre_` returned.
+        centred: the slice after `centre_`, [N, C]; left as it is.
+        label: the label's column.
+        wants: the sums to take.
+        work: scratch of the same shape.
+        difference: this model's centred logits minus the other's, [N, C], for the gap; overwritten.
+    """
+    weights = torch.exp(centred, out=work)
+    label.fill_(weights, 0.0)
+    partial.total = weights.sum(1)
+    if wants.gap and difference is not None:
+        partial.gap = difference.mul_(weights).sum(1)
+    if wants.second:
+        partial.first = (weights * centred).sum(1)
+        mean = partial.first / partial.total.clamp_min(torch.finfo(weights.dtype).tiny)
+        partial.second = (centred - mean.unsqueeze(1)).square_().mul_(weights).sum(1)
+    elif wants.first:
+        partial.first = weights.mul_(centred).sum(1)
