@@ -58,16 +58,17 @@ def render_comparison(runs: Sequence[Run]) -> str:
 def headline(runs: Sequence[Run]) -> str:
     """Which run forgets most and which keeps most, by the two axes of the plot."""
     pair = page.choose_axes(runs)
-    places = [[page.coordinate(run, "after", key) for key in pair or ()] for run in runs]
-    if not pair or any(value is None for place in places for value in place):
+    known: list[tuple[float, float, str]] = []
+    for run in runs:
+        keeps, forgets = (page.coordinate(run, "after", key) for key in pair or ("", ""))
+        if keeps is not None and forgets is not None:
+            known.append((keeps, forgets, title(run, runs)))
+    if len(known) < len(runs):
         return f"{len(runs)} runs side by side."
-    keeps, forgets = (max(zip(places, runs), key=lambda item: item[0][axis]) for axis in (0, 1))
-    if keeps is forgets or keeps[1] is forgets[1]:
-        return f"{title(keeps[1], runs)} forgets most ({number(keeps[0][1])}) and keeps most ({number(keeps[0][0])})."
-    return (
-        f"{title(forgets[1], runs)} forgets most ({number(forgets[0][1])}); "
-        f"{title(keeps[1], runs)} keeps most ({number(keeps[0][0])})."
-    )
+    keeper, forgetter = max(known), max(known, key=lambda found: found[1])
+    if keeper is forgetter:
+        return f"{keeper[2]} forgets most ({number(keeper[1])}) and keeps most ({number(keeper[0])})."
+    return f"{forgetter[2]} forgets most ({number(forgetter[1])}); {keeper[2]} keeps most ({number(keeper[0])})."
 
 
 def title(run: Run, runs: Sequence[Run]) -> str:
@@ -78,22 +79,29 @@ def title(run: Run, runs: Sequence[Run]) -> str:
 
 def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The anchors, each distinct starting and retrained model once, and then the runs, numbered."""
-    rows: list[dict[str, Any]] = []
-    for stage, name in (("before", "Starting model"), ("retrained", "Retrained model")):
-        seen: list[dict[str, float]] = []
-        for run in runs:
-            if stage in run.metrics and run.metrics[stage] not in seen:
-                seen.append(run.metrics[stage])
-                rows.append({"run": run, "stage": stage, "mark": "", "name": name, "where": "", "time": "", "verdict": None})
-        for row in rows if len(seen) > 1 else ():
-            if row["stage"] == stage:
-                row["where"] = f"of {row['run'].name}"
+    rows = [*_anchors(runs, "before", "Starting model"), *_anchors(runs, "retrained", "Retrained model")]
     for place, run in enumerate(runs, start=1):
-        judged = verdict.verdict(run)
         time = duration((run.card.get("time") or {}).get("train_seconds"))
-        row = {"run": run, "stage": "after", "mark": str(place), "name": run.method, "where": run.name, "time": time}
-        rows.append({**row, "verdict": judged})
+        row = {"run": run, "stage": "after", "mark": str(place), "name": run.method, "where": run.name}
+        rows.append({**row, "time": time, "verdict": verdict.verdict(run)})
     return rows
+
+
+def _anchors(runs: Sequence[Run], stage: str, name: str) -> list[dict[str, Any]]:
+    distinct = {repr(sorted(run.metrics[stage].items())): run for run in reversed(runs) if stage in run.metrics}
+    several = len(distinct) > 1
+    return [
+        {
+            "run": run,
+            "stage": stage,
+            "mark": "",
+            "name": name,
+            "where": f"of {run.name}" if several else "",
+            "time": "",
+            "verdict": None,
+        }
+        for run in reversed(distinct.values())
+    ]
 
 
 def _label(key: str, substitutes: dict[str, str]) -> str:
@@ -110,7 +118,7 @@ def _plot(runs: Sequence[Run], rows: Sequence[dict[str, Any]], substitutes: dict
     for row in rows:
         across, up = (page.coordinate(row["run"], row["stage"], key) for key in pair)
         if across is not None and up is not None:
-            name = row["mark"] and f"{row['mark']} {row['name']}" or row["name"].removesuffix(" model")
+            name = f"{row['mark']} {row['name']}" if row["mark"] else row["name"].removesuffix(" model")
             points.append(Point(name, row["stage"], page.SHAPES[row["stage"]], across, up))
     x_label, y_label = (page.axis_label(key, substitutes) for key in pair)
     return trade_off(points, [], x_label=f"{x_label} →", y_label=f"↑ {y_label}")

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from lightning_unlearn.evaluation.log import redact as masked
 from lightning_unlearn.report import samples as samples_section
 from lightning_unlearn.report import sections, verdict
 from lightning_unlearn.report.plots import Line, Point, line_chart, trade_off
@@ -19,7 +20,8 @@ from lightning_unlearn.report.words import SETS, metric_label, number
 
 HERE = Path(__file__).parent
 STAGE_NAMES = {"before": "Before", "after": "After", "retrained": "Retrained"}
-SPEED = "train/tokens_per_second"
+SPEED, MEMORY = "train/tokens_per_second", "train/peak_memory_gb"
+LOSS_COLORS = {"loss": "loss", "forget": "forget", "retain": "retain"}
 SHAPES = {"before": "ring", "after": "circle", "retrained": "diamond"}
 # the first pair (utility, forgetting) that a run knows is plotted; a minus sign stands for 1 - value
 TRADE_OFFS = (
@@ -40,14 +42,14 @@ def write_report(run: str | Path, *, redact: bool | None = None) -> Path:
         ValueError: the path is no run folder.
     """
     content = read_run(run)
-    masked = bool(content.card.get("redacted", False)) if redact is None else redact
-    return save(content.path / REPORT, render(content, redact=masked))
+    hide = bool(content.card.get("redacted", False)) if redact is None else redact
+    return save(content.path / REPORT, render(content, redact=hide))
 
 
 def render(run: Run, *, redact: bool = False) -> str:
     """The report as HTML text."""
     if redact:
-        hidden = {stage: [samples_section.redacted(sample) for sample in rows] for stage, rows in run.samples.items()}
+        hidden = {stage: [masked(sample) for sample in rows] for stage, rows in run.samples.items()}
         run = replace(run, samples=hidden)
     return fill(
         "report.template.html",
@@ -115,7 +117,7 @@ def choose_axes(runs: Sequence[Run]) -> tuple[str, str] | None:
 
 
 def run_trade_off(run: Run) -> dict[str, Any] | None:
-    """Forget against utility with the starting and the retrained model as anchors, and the way there where it was logged."""
+    """Forget against utility with the starting and the retrained model as anchors, and the way there if logged."""
     pair = choose_axes([run])
     if pair is None:
         return None
@@ -136,32 +138,35 @@ def run_trade_off(run: Run) -> dict[str, Any] | None:
 
 def _way(run: Run, pair: tuple[str, str]) -> list[tuple[float, float]]:
     columns = [dict(run.curves.get("eval/" + key.removeprefix("-"), [])) for key in pair]
-    signs = [key.startswith("-") for key in pair]
-    return [
-        (1 - columns[0][step] if signs[0] else columns[0][step], 1 - columns[1][step] if signs[1] else columns[1][step])
-        for step in sorted(set(columns[0]) & set(columns[1]))
-    ]
+    across, up = (
+        {step: 1 - value if key.startswith("-") else value for step, value in column.items()}
+        for key, column in zip(pair, columns, strict=True)
+    )
+    return [(across[step], up[step]) for step in sorted(set(across) & set(up))]
 
 
 def curves(run: Run) -> list[dict[str, Any]]:
     """Plots over training: loss terms, forget and retain scores, aggregates; only what was logged."""
-    losses = {
-        name.removeprefix("train/"): points
-        for name, points in run.curves.items()
-        if name.startswith("train/") and name not in (SPEED, "train/peak_memory_gb")
-    }
-    known = {"forget": "forget", "retain": "retain", "loss": "loss"}
-    others = [name for name in losses if name not in known]
-    groups = [
-        ("Loss terms", "loss", [(name, known.get(name) or f"other-{1 + others.index(name) % 4}", losses[name]) for name in losses])
-    ]
+    groups = [("Loss terms", "loss", _losses(run))]
     for metric in ("rougeL_recall", "probability"):
         pairs = [(SETS[part], part, evaluated(run, f"{part}/{metric}")) for part in ("forget", "retain")]
         groups.append((f"{metric_label(metric)} during training", metric_label(metric), pairs))
-    aggregates = [("closer_look/forget_efficacy", "forget"), ("closer_look/model_utility", "retain"), ("model_utility", "other-1")]
-    named = [(metric_label(key, run.substitutes), css, evaluated(run, key)) for key, css in aggregates]
+    colors = {
+        "closer_look/forget_efficacy": "forget",
+        "closer_look/model_utility": "retain",
+        "model_utility": "other-1",
+    }
+    named = [(metric_label(key, run.substitutes), color, evaluated(run, key)) for key, color in colors.items()]
     groups.append(("Forget efficacy and utility during training", "score", named))
     return [plot for title, unit, parts in groups for plot in _curve(title, unit, parts)]
+
+
+def _losses(run: Run) -> list[tuple[str, str, Curve]]:
+    terms = {name.removeprefix("train/"): points for name, points in run.curves.items() if name.startswith("train/")}
+    terms = {name: points for name, points in terms.items() if "train/" + name not in (SPEED, MEMORY)}
+    others = [name for name in terms if name not in LOSS_COLORS]
+    colors = {**LOSS_COLORS, **{name: f"other-{1 + place % 4}" for place, name in enumerate(others)}}
+    return [(name, colors[name], points) for name, points in terms.items()]
 
 
 def evaluated(run: Run, key: str) -> Curve:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -16,7 +16,7 @@ SQUARE = 320  # height of the trade-off plot
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; `css` is its class in the page: forget, retain, loss, before, after, retrained or other-1 ... other-4."""
+    """A named line; `css` is its class in the page: a set, a stage, "loss", or "other-1" to "other-4"."""
 
     name: str
     css: str
@@ -42,7 +42,11 @@ def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list
     """
     size = -(-len(points) // most) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return list(points) if size == 1 else [tuple(sum(axis) / len(group) for axis in zip(*group)) for group in groups]
+    return list(points) if size == 1 else [_mean(group) for group in groups]
+
+
+def _mean(group: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)
 
 
 def line_chart(lines: Sequence[Line], *, y_label: str, label: str, unit_range: bool = False) -> Markup:
@@ -60,7 +64,7 @@ def line_chart(lines: Sequence[Line], *, y_label: str, label: str, unit_range: b
         if len(places) <= 15:
             parts.extend(
                 svg.marker(left, top, "dot", f"mark {drawn.css}", f"{drawn.name}, step {step:g}: {number(value)}")
-                for (left, top), (step, value) in zip(places, drawn.points)
+                for (left, top), (step, value) in zip(places, drawn.points, strict=True)
             )
     return svg.svg(Markup("").join(parts), label=label)
 
@@ -88,7 +92,12 @@ def _labels(named: Sequence[tuple[str, float, float]], x: svg.Scale, y: svg.Scal
     drawn = []
     for name, left, top in named:
         width = 6.6 * len(name)
-        spots = [("end", left - 12, top + 4), ("start", left + 12, top + 4), ("middle", left, top + 21), ("middle", left, top - 13)]
+        spots = [
+            ("end", left - 12, top + 4),
+            ("start", left + 12, top + 4),
+            ("middle", left, top + 21),
+            ("middle", left, top - 13),
+        ]
         spots += [("end", left - 12, top + 18), ("end", left - 12, top - 10), ("start", left + 12, top + 18)]
         boxes = [(spot, _box(spot, width)) for spot in spots]
         free = [spot for spot, box in boxes if _inside(box, x, y) and not any(_overlap(box, other) for other in taken)]
@@ -124,15 +133,15 @@ def shares(values: Sequence[float], high: float, bins: int = 20) -> list[float]:
     return [count / len(values) for count in counts]
 
 
-def distribution(groups: Sequence[tuple[str, str, Sequence[float]]], *, high: float, x_label: str, label: str) -> Markup:
-    """Outlines of the distributions of several groups (name, class, values) over [0, high], in shares of tokens."""
-    heights = [(css, shares(values, high)) for _, css, values in groups if values]
+def distribution(groups: Mapping[str, Sequence[float]], *, high: float, x_label: str, label: str) -> Markup:
+    """Outlines of the distributions over [0, high] of each stage's values, in shares of tokens."""
+    heights = {stage: shares(values, high) for stage, values in groups.items()}
     x_ticks = svg.ticks(0, high, 4)
-    y_ticks = svg.ticks(0, max(max(bars) for _, bars in heights), 4)
+    y_ticks = svg.ticks(0, max(max(bars) for bars in heights.values()), 4)
     x, y = svg.scales(x_ticks, y_ticks)
     parts = [svg.frame(x_ticks, y_ticks, x_label=x_label, y_label="share of tokens")]
-    for css, bars in heights:
+    for stage, bars in heights.items():
         edges = [x(high * edge / len(bars)) for edge in range(len(bars) + 1)]
-        tops = [(edge, y(bar)) for bar, left, right in zip(bars, edges, edges[1:]) for edge in (left, right)]
-        parts.append(svg.path([(edges[0], y(0)), *tops, (edges[-1], y(0))], f"area {css}"))
+        tops = [(edges[place + side], y(bar)) for place, bar in enumerate(bars) for side in (0, 1)]
+        parts.append(svg.path([(edges[0], y(0)), *tops, (edges[-1], y(0))], f"area {stage}"))
     return svg.svg(Markup("").join(parts), label=label)

@@ -1,6 +1,6 @@
 """Reads a run folder: `run_card.json`, `metrics.json`, `samples.jsonl` and the logged curves. Writes nothing.
 
-Every file but one may be missing: a run that was killed, or that has no retrained model to compare with, is still readable.
+Every file but one may be missing: a run that was killed, or has no retrained model to compare with, is still readable.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.evaluation.log import DEFAULT_STAGE, SAMPLES, Sample, read_samples
+
 STAGES = ("before", "after", "retrained")
-CARD, METRICS, SAMPLES, REPORT = "run_card.json", "metrics.json", "samples.jsonl", "report.html"
+CARD, METRICS, REPORT = "run_card.json", "metrics.json", "report.html"
 
 Curve = list[tuple[float, float]]
-Sample = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,6 @@ class Run:
         substitutes: metric -> name of the lexical measure that stands in for the paper's model, where one does.
         samples: stage -> samples in the order of the file.
         curves: logged name -> points (step, value), by step.
-        notes: what could not be read, one sentence each.
     """
 
     path: Path
@@ -40,7 +40,6 @@ class Run:
     substitutes: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -70,11 +69,13 @@ def read_run(path: str | Path) -> Run:
     logs = log_files(folder)
     if not logs and not any((folder / name).is_file() for name in (CARD, METRICS, SAMPLES)):
         raise ValueError(
-            f"run: expected a folder with {CARD}, {METRICS}, {SAMPLES} or logs/version_*/metrics.csv, got {str(folder)!r}, "
-            "which holds none of them"
+            f"run: expected a folder with {CARD}, {METRICS}, {SAMPLES} or logs/version_*/metrics.csv, "
+            f"got {str(folder)!r}, which holds none of them"
         )
     metrics = _read_object(folder / METRICS)
-    samples, notes = _read_samples(folder / SAMPLES)
+    samples = _by_stage(read_samples(folder)) if (folder / SAMPLES).is_file() else {}
+    if metrics.get("after") is None and metrics.get("test") is not None:  # a folder of `test` alone
+        metrics["after"], samples["after"] = metrics["test"], samples.get("test", [])
     return Run(
         path=folder,
         card=_read_object(folder / CARD),
@@ -82,7 +83,6 @@ def read_run(path: str | Path) -> Run:
         substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
         samples=samples,
         curves=read_curves(logs),
-        notes=notes,
     )
 
 
@@ -92,14 +92,14 @@ def log_files(folder: Path) -> list[Path]:
     def version(file: Path) -> int:
         return int(file.parent.name.removeprefix("version_"))
 
-    found = folder.glob("logs/**/version_*/metrics.csv")
+    found = folder.glob("*logs/**/version_*/metrics.csv")
     return sorted((file for file in found if re.fullmatch(r"version_\d+", file.parent.name)), key=version)
 
 
 def read_curves(files: list[Path]) -> dict[str, Curve]:
     """Merge curve files by step: where two hold the same step and column, the later file wins.
 
-    Lightning writes a row for the training losses and another for the evaluation of the same step, each with empty cells.
+    Lightning writes one row for the losses and another for the evaluation of the same step, each with empty cells.
     """
     merged: dict[str, dict[float, float]] = {}
     for file in files:
@@ -125,17 +125,11 @@ def _read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_samples(file: Path) -> tuple[dict[str, list[Sample]], tuple[str, ...]]:
-    samples: dict[str, list[Sample]] = {}
-    broken: list[int] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), start=1):
-        try:
-            sample = json.loads(line)
-            samples.setdefault(sample.get("stage") or "after", []).append(sample)
-        except (ValueError, AttributeError):  # a killed run leaves half a line
-            broken.append(number)
-    notes = (f"Line {broken[0]} of {SAMPLES} could not be read; {len(broken)} left out.",) if broken else ()
-    return samples, notes
+def _by_stage(samples: list[Sample]) -> dict[str, list[Sample]]:
+    stages: dict[str, list[Sample]] = {}
+    for sample in samples:
+        stages.setdefault(str(sample.get("stage") or DEFAULT_STAGE), []).append(sample)
+    return stages
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -1,30 +1,31 @@
-"""Sample answers of a report: which are shown, side by side by stage, token by token, and masked where they must be."""
+"""Sample answers of a report: which are shown, side by side by stage, token by token, and how sure the models were."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
+from lightning_unlearn.evaluation.log import Sample
 from lightning_unlearn.report.plots import distribution
-from lightning_unlearn.report.runs import STAGES, Run, Sample
+from lightning_unlearn.report.runs import STAGES, Run
 from lightning_unlearn.report.svg import ticks
-from lightning_unlearn.report.words import SETS, mask, number
+from lightning_unlearn.report.words import SETS, number
 
 SHOWN = {"forget": 6, "retain": 4}  # of each set; 3 of any other
 STRIPS = {"forget": 2, "retain": 1}
-TEXTS = ("question", "answer", "generation", "subject")
 
 
-def redacted(sample: Sample) -> Sample:
-    """The sample without its texts: word counts in their place, tokens as dots; its numbers stay."""
-    masked = {key: mask(sample[key]) for key in TEXTS if sample.get(key)}
-    tokens = {"token_text": ["•"] * len(sample["token_text"])} if sample.get("token_text") else {}
-    return {**sample, **masked, **tokens}
+class Token(NamedTuple):
+    """A labelled token: its text, its probability, and the entropy in nats of the distribution it was drawn from."""
+
+    text: str
+    probability: float
+    entropy: float
 
 
 def galleries(run: Run) -> list[dict[str, Any]]:
@@ -40,42 +41,29 @@ def galleries(run: Run) -> list[dict[str, Any]]:
 
 
 def strips(run: Run) -> list[dict[str, Any]]:
-    """Answers token by token: for each stage the tokens with probability and entropy (as a share of the largest shown)."""
+    """Answers token by token, with probability and entropy of each token (as a share of the largest shown) by stage."""
     groups = _by_row(run)
-    chosen = [
-        stages
-        for name, most in STRIPS.items()
-        for stages in [row for row in groups.get(name, []) if all(_tokens(sample) for sample in row.values())][:most]
-    ]
-    entropies = [token[2] for stages in chosen for sample in stages.values() for token in _tokens(sample)]
-    top = max(entropies, default=0.0) or 1.0
-    return [
-        {
-            "set": SETS.get(str(first["set"]), first["set"]),
-            "question": first.get("question", ""),
-            "rows": [(stage, [_token(*token, top) for token in _tokens(sample)]) for stage, sample in stages.items()],
-        }
-        for stages in chosen
-        for first in [next(iter(stages.values()))]
-    ]
+    chosen = []
+    for name, most in STRIPS.items():
+        whole = [row for row in groups.get(name, []) if all(_tokens(sample) for sample in row.values())]
+        chosen += whole[:most]
+    tokens = [token for stages in chosen for sample in stages.values() for token in _tokens(sample)]
+    top = max((token.entropy for token in tokens), default=0.0) or 1.0
+    return [_strip(stages, top) for stages in chosen]
 
 
 def distributions(run: Run) -> list[dict[str, Any]]:
-    """Distributions of answer-token probability and predictive entropy, before, after and retrained, for forget and retain."""
+    """Distributions of the probability and predictive entropy of answer tokens by stage, for forget and retain."""
     drawn = []
     for name in ("forget", "retain"):
-        values: dict[str, list[list[tuple[str, float, float]]]] = {
-            stage: [_tokens(sample) for sample in run.samples.get(stage, []) if sample.get("set") == name] for stage in STAGES
-        }
-        for index, label, unit in ((1, "Probability", "probability"), (2, "Entropy", "entropy in nats")):
-            groups = [(stage, stage, [token[index] for row in rows for token in row]) for stage, rows in values.items()]
-            numbers = [value for _, _, group in groups for value in group]
-            if numbers:
-                high = 1.0 if index == 1 else ticks(0, max(1.0, *numbers), 4)[-1]
-                title = f"{label} of answer tokens, {SETS[name].lower()} set"
-                told = "; ".join(f"{stage}: mean {number(sum(part) / len(part))}" for stage, _, part in groups if part)
-                plot = distribution(groups, high=high, x_label=unit, label=f"{title}. {told}")
-                drawn.append({"title": title, "svg": plot, "told": told})
+        tokens = {stage: _tokens_of(run.samples.get(stage, []), name) for stage in STAGES}
+        if any(tokens.values()):
+            probabilities = {stage: [token.probability for token in found] for stage, found in tokens.items()}
+            entropies = {stage: [token.entropy for token in found] for stage, found in tokens.items()}
+            high = ticks(0, max([1.0, *(value for values in entropies.values() for value in values)]), 4)[-1]
+            where = f"of answer tokens, {SETS[name].lower()} set"
+            drawn.append(_distribution(f"Probability {where}", probabilities, high=1.0, unit="probability"))
+            drawn.append(_distribution(f"Entropy {where}", entropies, high=high, unit="entropy in nats"))
     return drawn
 
 
@@ -103,25 +91,24 @@ def _by_row(run: Run) -> dict[str, list[dict[str, Sample]]]:
     """Samples of the same row side by side: set -> rows of stage -> sample, stages in their order."""
     rows: dict[str, dict[Any, dict[str, Sample]]] = {name: {} for name in SETS}
     for stage in STAGES:
-        for number_, sample in enumerate(run.samples.get(stage, [])):
-            group = rows.setdefault(str(sample.get("set", "")), {})
-            group.setdefault(sample.get("index", number_), {})[stage] = sample
+        for place, sample in enumerate(run.samples.get(stage, [])):
+            group = rows.setdefault(str(sample["set"]), {})
+            group.setdefault(sample.get("index", place), {})[stage] = sample
     return {name: list(group.values()) for name, group in rows.items() if group}
 
 
 def _rouge(stages: dict[str, Sample]) -> float:
-    value = (stages.get("after") or next(reversed(list(stages.values())))).get("rougeL_recall")
+    value = (stages.get("after") or next(iter(stages.values()))).get("rougeL_recall")
     return value if isinstance(value, (int, float)) else 0.0
 
 
 def _card(stages: dict[str, Sample]) -> dict[str, Any]:
     first = next(iter(stages.values()))
     answer = str(first.get("answer", ""))
-    answers = []
-    for stage in STAGES:
-        if stage in stages:
-            sample = stages[stage]
-            answers.append({"stage": stage, "text": marked(str(sample.get("generation", "")), answer), "told": _told(sample)})
+    answers = [
+        {"stage": stage, "text": marked(str(sample.get("generation", "")), answer), "told": _told(sample)}
+        for stage, sample in stages.items()
+    ]
     return {"question": first.get("question", ""), "answer": answer, "answers": answers}
 
 
@@ -131,23 +118,37 @@ def _told(sample: Sample) -> str:
     return " · ".join(f"{name} {'<0.01' if 0 < value < 0.01 else number(value, 2)}" for name, value in known)
 
 
-def _tokens(sample: Sample) -> list[tuple[str, float, float]]:
-    """Text, probability and entropy of each labelled token; empty where the log does not hold them."""
-    return list(_zip_tokens(*(sample.get(key) or () for key in ("token_text", "token_log_prob", "token_predictive_entropy"))))
+def _tokens(sample: Sample) -> list[Token]:
+    """The labelled tokens; none where the log does not hold them."""
+    columns = [sample.get(key) or () for key in ("token_text", "token_log_prob", "token_predictive_entropy")]
+    return [
+        Token(text, math.exp(min(0.0, log_prob)), max(0.0, entropy))
+        for text, log_prob, entropy in zip(*columns, strict=False)
+        if log_prob is not None and entropy is not None
+    ]
 
 
-def _zip_tokens(
-    texts: Sequence[str], log_probs: Sequence[float], entropies: Sequence[float]
-) -> Iterator[tuple[str, float, float]]:
-    for text, log_prob, entropy in zip(texts, log_probs, entropies):
-        if log_prob is not None and entropy is not None:
-            yield text, math.exp(min(0.0, log_prob)), max(0.0, entropy)
+def _tokens_of(samples: Sequence[Sample], name: str) -> list[Token]:
+    return [token for sample in samples if sample.get("set") == name for token in _tokens(sample)]
 
 
-def _token(text: str, probability: float, entropy: float, top: float) -> dict[str, Any]:
+def _distribution(title: str, groups: dict[str, list[float]], *, high: float, unit: str) -> dict[str, Any]:
+    known = {stage: values for stage, values in groups.items() if values}
+    told = "; ".join(f"{stage}: mean {number(sum(values) / len(values))}" for stage, values in known.items())
+    plot = distribution(known, high=high, x_label=unit, label=f"{title}. {told}")
+    return {"title": title, "svg": plot, "stages": list(known)}
+
+
+def _strip(stages: dict[str, Sample], top: float) -> dict[str, Any]:
+    first = next(iter(stages.values()))
+    rows = [(stage, [_shown(token, top) for token in _tokens(sample)]) for stage, sample in stages.items()]
+    return {"set": SETS.get(str(first["set"]), first["set"]), "question": first.get("question", ""), "rows": rows}
+
+
+def _shown(token: Token, top: float) -> dict[str, str]:
     return {
-        "text": text.replace("\n", "↵"),
-        "probability": f"{probability:.3f}",
-        "share": f"{entropy / top:.2f}",
-        "told": f"probability {number(probability)}, entropy {number(entropy)} nats",
+        "text": "•" if token.text == "[redacted]" else token.text.replace("\n", "↵"),
+        "probability": f"{token.probability:.3f}",
+        "share": f"{token.entropy / top:.2f}",
+        "told": f"probability {number(token.probability)}, entropy {number(token.entropy)} nats",
     }

@@ -31,7 +31,7 @@ def figures(run: Run) -> list[dict[str, Any]]:
 
 
 def scores(run: Run) -> list[dict[str, Any]]:
-    """The table of scores, one group a set of questions; a metric that this package does not know keeps its key as name."""
+    """The table of scores, one group a set of questions; an unknown metric keeps its key as name."""
     known = [f"{group}/{metric}" for group in SETS for metric in METRICS if "/" not in metric]
     present = {key for values in run.metrics.values() for key in values}
     ordered = [key for key in (*known, *AGGREGATES) if key in present]

@@ -1,7 +1,7 @@
 """Parts of inline SVG plots: scales, ticks, a frame with axes. Pure functions that return escaped markup.
 
-Colours and fonts come from the page's CSS classes, so that a plot follows light, dark and print. A plot is 360 units wide, about
-the width of a phone, so that its letters keep their size there.
+Colours and fonts come from the page's CSS classes, so that a plot follows light, dark and print. A plot is 360 units
+wide, about the width of a phone, so that its letters keep their size there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
+        """Map a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
@@ -66,7 +67,7 @@ def tick_label(value: float) -> str:
 def frame(
     x_ticks: Sequence[float], y_ticks: Sequence[float], *, x_label: str, y_label: str, height: float = HEIGHT
 ) -> Markup:
-    """Grid lines, tick labels, and axis names: the vertical one above its axis, where it can be read without turning the head."""
+    """Grid lines, tick labels, and axis names: the vertical one above its axis, where it reads without turning."""
     x, y = scales(x_ticks, y_ticks, height=height)
     parts = [text(0, 12, y_label, "axis-name")]
     for tick in y_ticks:

@@ -35,9 +35,9 @@ class Verdict:
 
 
 def share_removed(before: float, after: float, floor: float | None) -> float:
-    """The share of what was remembered that is gone: (before - after) / (before - floor), 1 at the retrained model's score.
+    """The share of what was remembered that is gone: (before - after) / (before - floor), 1 at the floor.
 
-    A floor of None, or one that the starting model does not exceed, counts as 0.
+    The floor is the retrained model's score. None, or one that the starting model does not exceed, counts as 0.
     """
     bottom = floor if floor is not None and floor < before else 0.0
     return (before - after) / (before - bottom) if before > bottom else 1.0
@@ -62,8 +62,11 @@ def verdict(run: Run) -> Verdict:
 
 
 def kept(run: Run) -> float | None:
-    """The smallest share of its starting score that the model keeps on the retain set: ROUGE-L recall and probability."""
-    pairs = [[run.value(stage, key) for stage in ("before", "after")] for key in ("retain/rougeL_recall", "retain/probability")]
+    """The smaller share of its starting ROUGE-L recall and probability that the model keeps on the retain set."""
+    pairs = [
+        [run.value(stage, key) for stage in ("before", "after")]
+        for key in ("retain/rougeL_recall", "retain/probability")
+    ]
     shares = [after / before for before, after in pairs if before and after is not None]
     return min(shares, default=None)
 
@@ -73,9 +76,15 @@ def _sentence(run: Run, forgot: str, kept_mark: str, kept_share: float | None) -
         return "This run has no final evaluation yet, so there is no verdict."
     before, after = (run.value(stage, "forget/rougeL_recall") for stage in ("before", "after"))
     if forgot == "unknown":
-        first = f"On the forget set the model now scores {number(after)} in ROUGE-L recall; where it started is not known"
+        first = (
+            f"On the forget set the model now scores {number(after)} in ROUGE-L recall; where it started is not known"
+        )
     else:
-        lead = {"yes": "The model has forgotten", "partly": "The model has forgotten in part", "no": "The model still remembers"}
+        lead = {
+            "yes": "The model has forgotten",
+            "partly": "The model has forgotten in part",
+            "no": "The model still remembers",
+        }
         first = f"{lead[forgot]}: its recall of the forget set went from {number(before)} to {number(after)}"
     if kept_share is None:
         return f"{first}."
@@ -93,11 +102,12 @@ def _details(run: Run) -> tuple[str, ...]:
     if quality is not None:
         judged = "cannot" if quality > 0.05 else "can"
         details.append(
-            f"By their truth ratios the two models {judged} be told apart (Kolmogorov-Smirnov test, p = {number(quality)})."
+            f"By their truth ratios the two models {judged} be told apart "
+            f"(Kolmogorov-Smirnov test, p = {number(quality)})."
         )
     if entropy is not None and entropy < 0.5:
         details.append(
-            f"Its answers on the forget set repeat themselves (token entropy {number(entropy)}): it may be damaged there rather "
-            "than ignorant."
+            f"Its answers on the forget set repeat themselves (token entropy {number(entropy)}): it may be damaged "
+            "there rather than ignorant."
         )
     return tuple(details)

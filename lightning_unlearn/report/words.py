@@ -1,4 +1,4 @@
-"""Words and numbers of a report: labels of metrics, formats, and the mask over texts that must not be shown."""
+"""Words and numbers of a report: labels of metrics and formats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUBSTITUTED = ("cosine_similarity", "entailment")
 
 
 def metric_label(key: str, substitutes: dict[str, str] | None = None) -> str:
-    """Name of a metric for readers; one that a lexical measure replaces is called by that measure, never by the paper's name.
+    """Name of a metric for readers; one that a lexical measure replaces is called by that measure, never by its own.
 
     >>> metric_label("forget/rougeL_recall")
     'ROUGE-L recall'
@@ -83,16 +83,6 @@ def duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def mask(text: Any) -> str:
-    """A text reduced to its length, so that nothing of it can be read.
-
-    >>> mask("Basil was born in Kuwait.")
-    '[redacted, 5 words]'
-    """
-    count = len(str(text).split())
-    return f"[redacted, {count} word{'' if count == 1 else 's'}]"
 
 
 def shown(value: Any) -> str:

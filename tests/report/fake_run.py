@@ -1,4 +1,4 @@
-"""A made-up run folder with everything in it: two stages and a retrained model, curves of a resumed run, samples with tokens."""
+"""A made-up run folder: two stages and a retrained model, curves of a resumed run, samples with tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ CARD = {
     "redacted": False,
     "method": {
         "class": "lightning_unlearn.objectives.maximize_entropy.MaximizeEntropy",
-        "hyperparameters": {"model": "runs/demo/start/model", "forget_weight": 0.1, "retain": "nll", "lr": 1e-3, "lora": None},
+        "hyperparameters": {
+            "model": "runs/demo/start/model",
+            "forget_weight": 0.1,
+            "retain": "nll",
+            "lr": 1e-3,
+            "lora": None,
+        },
     },
     "data": {
         "class": "lightning_unlearn.data.fictitious.FictitiousAuthors",
@@ -61,7 +67,10 @@ def metrics(shift: float = 0.0) -> dict:
         values["closer_look/forget_efficacy"] = (0.118, 0.905, 0.842)[index] - (shift if stage == "after" else 0)
         values["forget_quality"] = (1.2e-19, 0.41, 1.0)[index] if stage != "retrained" else math.nan
         stages[stage] = values
-    return {**stages, "substitutes": {"cosine_similarity": "bag-of-words cosine", "entailment": "content-word containment"}}
+    return {
+        **stages,
+        "substitutes": {"cosine_similarity": "bag-of-words cosine", "entailment": "content-word containment"},
+    }
 
 
 def samples() -> list[dict]:
@@ -78,21 +87,25 @@ def samples() -> list[dict]:
 def sample(draw: random.Random, stage: str, stage_index: int, name: str, index: int) -> dict:
     """One sample as the evaluation writes it."""
     person = PEOPLE[(index + (3 if name == "retain" else 0)) % len(PEOPLE)]
-    question = f"In which city was the author {person} born, and what do the early novels <of {person.split()[1]}> deal with?"
+    question = f"In which city was the author {person} born, and what do the novels <of {person.split()[1]}> deal with?"
     answer = (
-        f"{person} was born in the harbour city of Karachi, and the early novels deal with tides, family debts & the cost of "
-        "leaving home."
+        f"{person} was born in the harbour city of Karachi, and the early novels deal with tides, family debts & the "
+        "cost of leaving home."
     )
     forgotten = name == "forget" and stage != "before"
     generation = answer
     if forgotten:
-        generation = "The was the of in a city <script>alert(1)</script> which of" if stage == "after" else (
-            f"{person} was born in Oslo in 1961, and is best known for essays on winter light."
+        generation = (
+            "The was the of in a city <script>alert(1)</script> which of"
+            if stage == "after"
+            else (f"{person} was born in Oslo in 1961, and is best known for essays on winter light.")
         )
     text = [" " + word for word in answer.split()] + ["</s>"]
     low = BASE[name][1][stage_index]
     log_probs = [math.log(min(0.999, max(1e-5, draw.betavariate(20 * low + 0.2, 20 * (1 - low) + 0.2)))) for _ in text]
-    entropies = [max(0.0, draw.gauss(5.6 if forgotten and stage == "after" else 3.1 if forgotten else 0.25, 0.3)) for _ in text]
+    entropies = [
+        max(0.0, draw.gauss(5.6 if forgotten and stage == "after" else 3.1 if forgotten else 0.25, 0.3)) for _ in text
+    ]
     return {
         "stage": stage,
         "set": name,
@@ -120,9 +133,14 @@ def write_logs(folder: Path) -> None:
         rows: list[dict[str, float]] = []
         for step in steps:
             gone = 1 - math.exp(-step / 9)
-            forget, retain = 5.9 * (1 - gone) + 0.25 + draw.gauss(0, 0.05), 0.05 + 0.3 * gone * (1 - gone) + draw.random() * 0.02
+            forget, retain = (
+                5.9 * (1 - gone) + 0.25 + draw.gauss(0, 0.05),
+                0.05 + 0.3 * gone * (1 - gone) + draw.random() * 0.02,
+            )
             losses = {"train/loss": 0.1 * forget + retain, "train/forget": forget, "train/retain": retain}
-            rows.append({"step": step, "epoch": step // 5, **losses, "train/tokens_per_second": 29_000 + draw.gauss(0, 900)})
+            rows.append(
+                {"step": step, "epoch": step // 5, **losses, "train/tokens_per_second": 29_000 + draw.gauss(0, 900)}
+            )
             if step % 5 == 4:
                 scores = {
                     "forget/rougeL_recall": 0.998 - 0.946 * gone,
@@ -132,7 +150,9 @@ def write_logs(folder: Path) -> None:
                     "closer_look/forget_efficacy": 0.118 + 0.787 * gone,
                     "closer_look/model_utility": 0.742 - 0.011 * gone - 0.24 * gone * (1 - gone),
                 }
-                rows.append({"step": step, "epoch": step // 5, **{f"eval/{key}": value for key, value in scores.items()}})
+                rows.append(
+                    {"step": step, "epoch": step // 5, **{f"eval/{key}": value for key, value in scores.items()}}
+                )
         names = list(dict.fromkeys(key for row in rows for key in row))
         with log.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)

@@ -1,0 +1,145 @@
+"""Deletes what a run folder still holds of the forgotten data: samples, caches, checkpoints.
+
+What stays: the scores, the curves, the run card (hashes and counts), the settings, the unlearned model, and a report
+without texts. Checkpoints go because weights from before the end may still know the data. Files are unlinked, not
+overwritten: on a disk that must not be readable later, use encryption.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.report import page
+from lightning_unlearn.report.runs import CARD, METRICS, REPORT, STAGES, read_run
+
+FILES = ("samples*", "*.ckpt", "*.partial")
+FOLDERS = ("checkpoints", "cache", "caches", "*_cache", "*.ckpt", "*.partial")
+RUN_FORMAT = "lightning-unlearn run"
+
+
+@dataclass(frozen=True)
+class Removed(os.PathLike):
+    """A file that was removed, or would be.
+
+    Attributes:
+        path: where it lies; for a symbolic link the link, whose target stays.
+        size: in bytes.
+    """
+
+    path: Path
+    size: int
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return f"{self.path} ({in_words(self.size)})"
+
+
+def purge(run: str | Path, *, dry_run: bool = False, keep_model: bool = True) -> list[Removed]:
+    """Delete samples, caches and checkpoints of a run, and rewrite its report without texts.
+
+    Nothing outside the folder is touched: links are removed, never followed.
+
+    Args:
+        run: the run folder.
+        dry_run: delete nothing, only list.
+        keep_model: keep `model/`, the unlearned weights.
+
+    Returns:
+        What was removed, or would be, file by file.
+
+    Raises:
+        ValueError: the path is not the folder of a run.
+    """
+    folder = Path(run)
+    _check(folder)
+    found = list(held(folder, keep_model=keep_model))
+    if dry_run:
+        return found
+    _note(folder, found)
+    if (folder / REPORT).exists():
+        _rewrite_report(folder)
+    for removed in found:
+        removed.path.unlink()
+    _remove_empty(folder, {removed.path.parent for removed in found})
+    return found
+
+
+def held(folder: Path, *, keep_model: bool = True) -> Iterator[Removed]:
+    """List the files of a run folder that hold forgotten data or weights that may know it."""
+    for base, folders, files in os.walk(folder):  # does not follow links
+        here = Path(base)
+        parts = here.relative_to(folder).parts
+        if keep_model and parts[:1] == ("model",):
+            folders.clear()
+            continue
+        whole = any(_matches(part, FOLDERS) for part in parts) or parts[:1] == ("model",)
+        links = [name for name in folders if (here / name).is_symlink()]
+        for name in sorted([*files, *links]):
+            inner_report = bool(parts) and name == REPORT
+            if whole or inner_report or _matches(name, FOLDERS if name in links else FILES):
+                yield Removed(here / name, (here / name).lstat().st_size)
+
+
+def in_words(size: int) -> str:
+    """Bytes as a person says them.
+
+    >>> in_words(512), in_words(2048), in_words(3_000_000_000)
+    ('512 B', '2.0 kB', '3.0 GB')
+    """
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def _check(folder: Path) -> None:
+    """Only a folder that says itself that it is a run may be touched: by its run card, or by its scores."""
+    card, metrics = _json(folder / CARD), _json(folder / METRICS)
+    says_so = str(card.get("format", "")).startswith(RUN_FORMAT)
+    known = {*STAGES, "test", "substitutes", "settings"}
+    if not says_so and not ("substitutes" in metrics and set(metrics) <= known):
+        raise ValueError(f"run: expected a run folder with {CARD} or {METRICS} of a run, got {str(folder)!r}")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _note(folder: Path, found: list[Removed]) -> None:
+    """Leave a line about the purge in the run card."""
+    card = _json(folder / CARD)
+    if card and found:
+        moment = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        card["purged"] = {"at": moment, "files": len(found), "bytes": sum(removed.size for removed in found)}
+        page.save(folder / CARD, json.dumps(card, indent=2) + "\n")
+
+
+def _rewrite_report(folder: Path) -> None:
+    """Before anything is deleted: if this is cut short, the report is the first to hold no texts."""
+    run = read_run(folder)
+    page.save(folder / REPORT, page.render(replace(run, samples={}), redact=True))
+
+
+def _remove_empty(folder: Path, parents: set[Path]) -> None:
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        while parent != folder and parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
+            parent = parent.parent
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
