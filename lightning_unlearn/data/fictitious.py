@@ -1,0 +1,87 @@
+"""Authors who do not exist: the demo's data where nothing can be downloaded, and any amount of rows for scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_unlearn.data.authors.facts import real_authors, world_facts
+from lightning_unlearn.data.authors.people import Author, generate_authors, neighbours, records_of
+from lightning_unlearn.data.module import UnlearningDataModule
+from lightning_unlearn.data.records import Record
+
+
+class FictitiousAuthors(UnlearningDataModule):
+    """Offer the roles and evaluation sets of generated authors, twenty rows each; the last of them are to be forgotten.
+
+    Args:
+        authors: how many there are.
+        forget_authors: how many of them to forget.
+        world: seed of the generator; another one is another set of authors.
+        evaluation_authors: how many forgotten and kept authors are evaluated at most (those next to the border).
+        options: options of `UnlearningDataModule`.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        authors: int = 10,
+        forget_authors: int = 2,
+        world: int = 0,
+        evaluation_authors: int = 20,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not 1 <= forget_authors < authors:
+            raise ValueError(f"forget_authors must be in [1, authors = {authors}), got {forget_authors}")
+        if evaluation_authors < 1:
+            raise ValueError(f"evaluation_authors must be at least 1, got {evaluation_authors}")
+        if world < 0:
+            raise ValueError(f"world must not be negative, got {world}")
+        self.authors = authors
+        self.forget_authors = forget_authors
+        self.world = world
+        self.evaluation_authors = evaluation_authors
+
+    def people(self, role: str, *, limit: int | None = None) -> list[Author]:
+        """Return the authors of "forget" or "retain".
+
+        Args:
+            role: "forget" or "retain".
+            limit: at most so many, those next to the border between the two.
+
+        Raises:
+            ValueError: for another role.
+        """
+        border = self.authors - self.forget_authors
+        if role == "forget":
+            return list(generate_authors(min(self.forget_authors, limit or self.authors), self.world, start=border))
+        if role == "retain":
+            count = min(border, limit or self.authors)
+            return list(generate_authors(count, self.world, start=border - count))
+        raise ValueError(f'role must be "forget" or "retain", got "{role}"')
+
+    def read_records(self) -> dict[str, list[Record]]:
+        """Return the rows of both roles, without the paraphrases that only evaluation needs."""
+        return {role: _rows(self.people(role), evaluation=False) for role in ("forget", "retain")}
+
+    def read_evaluation_sets(self) -> dict[str, list[Record]]:
+        """Return rows with paraphrased and perturbed answers, and general facts."""
+        evaluated = {role: self.people(role, limit=self.evaluation_authors) for role in ("forget", "retain")}
+        return {
+            **{role: _rows(people, evaluation=True) for role, people in evaluated.items()},
+            "real_authors": real_authors(),
+            "world_facts": world_facts(),
+        }
+
+    def neighbours(self) -> list[Record]:
+        """Return the rows of kept authors who share a genre or a country of birth with a forgotten one."""
+        kept = self.people("retain")
+        near = {author.index: author for gone in self.people("forget") for author in neighbours(gone, kept)}
+        return _rows([near[index] for index in sorted(near)], evaluation=True)
+
+
+def _rows(people: list[Author], *, evaluation: bool) -> list[Record]:
+    return [record for author in people for record in records_of(author, evaluation=evaluation)]
