@@ -33,7 +33,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
-	$(BIN)/pyright
+	$(BIN)/mypy
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -16,14 +16,12 @@ EXTRAS = {
     "docs": ["pdoc>=15"],
 }
 EXTRAS["dev"] = EXTRAS["docs"] + [
-    "beartype>=0.20",
     "build>=1.2",
     "codespell>=2.4",
     "hypothesis>=6.130",
-    "jaxtyping>=0.3",
+    "mypy>=1.15",
     "pillow>=11",
     "pre-commit>=4",
-    "pyright[nodejs]>=1.1.400",
     "pytest>=8.3",
     "pytest-cov>=6",
     "pytest-timeout>=2.3",

@@ -178,10 +178,9 @@ def known_words(parser: LightningArgumentParser) -> Iterator[str]:
                 yield from inspect.signature(ancestor).parameters if "__init__" in vars(ancestor) else ()
 
 
-def _subclasses(cls: type) -> Iterator[type]:
-    yield cls
-    for child in cls.__subclasses__():
-        yield from _subclasses(child)
+def _subclasses(cls: type) -> list[type]:
+    children: list[type] = cls.__subclasses__()
+    return [cls, *(below for child in children for below in _subclasses(child))]
 
 
 def _has_schedule(config: Namespace) -> bool:
