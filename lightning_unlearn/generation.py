@@ -26,6 +26,7 @@ def generate(
     batch_size: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
+    stop_ids: Sequence[int] = (),
     progress: bool = False,
 ) -> list[list[int]]:
     """Generate a continuation of each prompt and return its new tokens, without the stop token, in the prompts' order.
@@ -41,6 +42,7 @@ def generate(
         batch_size: prompts in a batch.
         temperature: 0 for greedy decoding, else logits are divided by it and tokens drawn from the whole vocabulary.
         seed: of the draws; results also depend on `batch_size`.
+        stop_ids: tokens that end an output beside eos (a chat template's end of turn).
         progress: show a progress bar.
 
     Raises:
@@ -48,7 +50,7 @@ def generate(
     """
     _check(model, prompts, max_new_tokens, batch_size, temperature)
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # stable: ties stay in order
-    stops = _stop_ids(model, tokenizer)
+    stops = _stop_ids(model, tokenizer) | set(stop_ids)
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, *stops, 0) if i is not None)
     options = _options(max_new_tokens, temperature, sorted(stops), pad)
     device = next(model.parameters()).device

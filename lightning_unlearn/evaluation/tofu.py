@@ -50,8 +50,9 @@ PUBLISHED_KEYS = {
 def model_utility(log: Log, *, truth_ratio: str = "geometric") -> float:
     """Compute the harmonic mean of probability, ROUGE-L recall and truth ratio over the three sets that must be kept.
 
-    These are retain, real authors and world facts. In [0, 1], higher is better; 0 if any of the 9 numbers is 0. A log with retain alone of the three (continual
-    unlearning) gives the mean of its 3 numbers. Source: TOFU (arXiv 2401.06121, section 2.2.1).
+    These are retain, real authors and world facts. In [0, 1], higher is better; 0 if any of the 9 numbers is 0. A log
+    with retain alone of the three (continual unlearning) gives the mean of its 3 numbers. Source: TOFU (arXiv
+    2401.06121, section 2.2.1).
 
     Args:
         log: samples by set.
@@ -152,7 +153,7 @@ def utility_sets(log: Log) -> tuple[str, ...]:
     """
     present = tuple(name for name in UTILITY_SETS if log.get(name))
     if present not in (UTILITY_SETS, ("retain",)):
-        raise ValueError(f"log must hold the sets {', '.join(UTILITY_SETS)} (or retain alone), got {list(log)}")
+        raise ValueError(f"the evaluated sets must be {', '.join(UTILITY_SETS)} (or retain alone), got {list(log)}")
     return present
 
 

@@ -61,7 +61,7 @@ def test_scores_keys_and_missing_parts():
 def test_errors_name_what_is_missing():
     with pytest.raises(ValueError, match='log must hold the set "forget", got sets'):
         closer_look.forget_efficacy({"retain": [sample()]})
-    with pytest.raises(ValueError, match="log must hold the sets retain, real_authors, world_facts"):
+    with pytest.raises(ValueError, match="the evaluated sets must be retain, real_authors, world_facts"):
         closer_look.model_utility({"retain": [sample()], "real_authors": [sample()]})
     without = sample()
     del without["cosine_similarity"]

@@ -1,0 +1,71 @@
+"""`metrics.json` and `samples.jsonl` of a run folder, as the evaluation callback keeps them. It computes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from lightning_unlearn.evaluation.log import SAMPLES, Sample, append_samples, read_samples, redact, write_samples
+
+METRICS = "metrics.json"
+STAGES = ("before", "after", "retrained")
+
+
+class RunFiles:
+    """`metrics.json` and `samples.jsonl` of a run: written by rank 0 alone, read alike by all."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.strategy = trainer.strategy
+        self.writes = trainer.is_global_zero
+        self.folder = Path(trainer.default_root_dir)
+
+    def clear(self) -> None:
+        """Delete what an earlier fit left."""
+        if self.writes:
+            for name in (METRICS, SAMPLES):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def samples(self, stage: str) -> list[Sample]:
+        """Return the stage's samples, the same on every rank."""
+        found = [sample for sample in self._all() if sample.get("stage") == stage] if self.writes else []
+        return self.strategy.broadcast(found)
+
+    def append(self, samples: Sequence[Sample], *, masked: bool) -> None:
+        """Add samples, their texts masked on request."""
+        if self.writes:
+            append_samples([redact(sample) if masked else sample for sample in samples], self.folder / SAMPLES)
+
+    def drop(self, unwanted: Callable[[Sample], bool]) -> None:
+        """Delete the samples of which `unwanted(sample)` is true."""
+        if self.writes:
+            samples = self._all()
+            kept = [sample for sample in samples if not unwanted(sample)]
+            if len(kept) < len(samples):
+                write_samples(kept, self.folder / SAMPLES)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return `metrics.json`, the same on every rank; an empty dict where there is none."""
+        return self.strategy.broadcast(self._metrics() if self.writes else {})
+
+    def update(self, **parts: Mapping[str, Any]) -> None:
+        """Replace parts of `metrics.json`; the file changes at once or not at all."""
+        if self.writes:
+            empty = dict.fromkeys(STAGES)
+            content = json.dumps({**empty, **self._metrics(), **parts}, indent=2)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / (METRICS + ".partial")
+            partial.write_text(content + "\n", encoding="utf-8")
+            os.replace(partial, self.folder / METRICS)
+
+    def _metrics(self) -> dict[str, Any]:
+        file = self.folder / METRICS
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def _all(self) -> list[Sample]:
+        file = self.folder / SAMPLES
+        return read_samples(file) if file.exists() else []
