@@ -17,11 +17,8 @@ def check_matrix(
         ValueError: it is not.
     """
     sizes = tuple("any" if size is None else size for size in shape)
-    if (
-        not isinstance(x, Tensor)
-        or x.dim() != 2
-        or any(w not in (None, s) for w, s in zip(shape, x.shape, strict=True))
-    ):
+    fits = isinstance(x, Tensor) and x.dim() == 2 and all(n in (None, m) for n, m in zip(shape, x.shape, strict=True))
+    if not fits:
         raise ValueError(f"{name}: expected a tensor of shape {sizes}, got {_describe(x)}")
     if x.dtype not in FLOATS:
         raise ValueError(f"{name}: expected a floating-point tensor, got {_describe(x)}")
@@ -107,7 +104,7 @@ def labelled_rows(labels: Tensor, ignore_index: int | None) -> Tensor | None:
     return None if len(index) == len(labels) else index
 
 
-def _describe(x: object) -> str:
+def _describe(x: Tensor | None) -> str:
     if isinstance(x, Tensor):
         return f"shape {tuple(x.shape)}, {x.dtype}, on {x.device}"
     return repr(x)

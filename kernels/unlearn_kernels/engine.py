@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx
 
 from unlearn_kernels import parallel
 from unlearn_kernels.fields import Summary, wanted_sums
-from unlearn_kernels.merge import Partial
+from unlearn_kernels.merge import Partial, Side, known
 from unlearn_kernels.passes import Pass, backward_pass, forward_pass
 from unlearn_kernels.statistics import NOT_DIFFERENTIABLE
 from unlearn_kernels.tiles import restore
@@ -30,10 +30,10 @@ def summarise(
         vocabulary: V over all ranks.
         group: the tensor-parallel group, or None.
     """
-    sums = forward_pass(run, wanted_sums(statistics))
+    own, reference, kept = forward_pass(run, wanted_sums(statistics))
     if group is not None:
-        sums = parallel.merge_ranks(sums, group)
-    return Summary(sums.own, sums.label_logit, labels, vocabulary, sums.reference, sums.label_reference), sums.kept
+        own, reference = parallel.merge_ranks(own, reference, group)
+    return Summary(own, reference, labels, vocabulary), kept
 
 
 def extra_buffers(statistics: tuple[str, ...]) -> int:
@@ -48,18 +48,21 @@ def values(summary: Summary, statistics: tuple[str, ...], index: Tensor | None, 
 
 def pack(summary: Summary, kept: list[Tensor]) -> list[Tensor | None]:
     """All tensors of a summary and the kept tiles, as a flat list for `save_for_backward`."""
-    other = summary.other_reference
-    reference = [None] * _WIDTH if other is None else other.tensors()
-    labels = [summary.label, summary.label_logit, summary.label_reference]
-    return [*summary.others.tensors(), *reference, *labels, *kept]
+    side = summary.reference
+    reference = [None] * (_WIDTH + 1) if side is None else [*side.others.tensors(), side.label]
+    return [summary.labels, *summary.own.others.tensors(), summary.own.label, *reference, *kept]
 
 
 def unpack(saved: Sequence[Tensor | None], vocabulary: int | Tensor) -> tuple[Summary, list[Tensor]]:
     """Undo `pack`."""
-    own, other = saved[:_WIDTH], saved[_WIDTH : 2 * _WIDTH]
-    label, label_logit, label_reference, *kept = saved[2 * _WIDTH :]
-    reference = None if label_reference is None else Partial(*other)
-    return Summary(Partial(*own), label_logit, label, vocabulary, reference, label_reference), kept
+    labels, *rest = saved
+    own, reference, kept = rest[: _WIDTH + 1], rest[_WIDTH + 1 : 2 * _WIDTH + 2], rest[2 * _WIDTH + 2 :]
+    summary = Summary(_side(own), None if reference[0] is None else _side(reference), known(labels), vocabulary)
+    return summary, [known(tile) for tile in kept]
+
+
+def _side(tensors: Sequence[Tensor | None]) -> Side:
+    return Side(Partial.of(tensors[:_WIDTH]), known(tensors[_WIDTH]))
 
 
 def differentiate(

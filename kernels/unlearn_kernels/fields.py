@@ -1,25 +1,25 @@
 """From merged sums to the value of every field, and to the numbers that make every field's gradient.
 
-All here are [N] vectors; the work on [N, C] slices is in `passes.py`. Upstream gradients of several fields combine before
-any slice is touched: with d_v = z_v - max_{w != y} z_w and e_v = exp(d_v), the gradient of any mix of fields is
+All here are [N] vectors; the work on [N, C] slices is in `passes.py`. Upstream gradients of several fields combine
+before any slice is touched: with d_v = z_v - max_{w != y} z_w and e_v = exp(d_v), the gradient of any mix of fields is
 
     dz_v = e_v (a + b d_v + v delta_v) + k (p_v - q_v) + c   for v != y,      delta_v = log p_v - log q_v,
 
-plus one-hot terms, and a number of its own at v = y. 1 - p_y and p_y come from the margin z_y - log sum_{v != y} e^{z_v},
-never from 1 - exp(log_prob).
+plus one-hot terms, and a number of its own at v = y. 1 - p_y and p_y come from the margin
+z_y - log sum_{v != y} exp(z_v), never from 1 - exp(log_prob).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from unlearn_kernels.merge import Partial, Wants, merge, single
+from unlearn_kernels.merge import Partial, Side, Wants, known, merge, single
 
 
 def wanted_sums(statistics: tuple[str, ...]) -> tuple[Wants, Wants]:
@@ -41,131 +41,139 @@ class Coefficients:
     """The numbers of the gradient formula above, [N] each; None stands for a term that is absent.
 
     Attributes:
+        label: the whole gradient at v = y, one-hot terms apart.
+        p_scale: p_v = p_scale e_v.
         a: factor of e_v.
         b: factor of e_v d_v.
         v: factor of e_v delta_v.
         k: factor of p_v - q_v.
         c: constant over the vocabulary.
-        label: the whole gradient at v = y, one-hot terms apart.
         shift: delta_v = (d_v of the model - d_v of the reference) + shift; None without a reference.
-        p_scale: p_v = p_scale e_v.
-        q_scale: the same of the reference; None without one.
+        q_scale: the reference's p_scale; None without one.
         one_hots: (column, value) pairs to add.
     """
 
-    a: Tensor | None
-    b: Tensor | None
-    v: Tensor | None
-    k: Tensor | None
-    c: Tensor | None
     label: Tensor
-    shift: Tensor | None
     p_scale: Tensor
-    q_scale: Tensor | None
-    one_hots: list[tuple[Tensor, Tensor]]
+    a: Tensor | None = None
+    b: Tensor | None = None
+    v: Tensor | None = None
+    k: Tensor | None = None
+    c: Tensor | None = None
+    shift: Tensor | None = None
+    q_scale: Tensor | None = None
+    one_hots: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def rows(self, rows: slice) -> Coefficients:
         """The coefficients of some tokens."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "one_hots"}
-        cut = {name: None if x is None else x[rows] for name, x in parts.items()}
-        return Coefficients(**cut, one_hots=[(index[rows], value[rows]) for index, value in self.one_hots])
+        optional = (self.a, self.b, self.v, self.k, self.c, self.shift, self.q_scale)
+        cut = (None if x is None else x[rows] for x in optional)
+        one_hots = [(index[rows], value[rows]) for index, value in self.one_hots]
+        return Coefficients(self.label[rows], self.p_scale[rows], *cut, one_hots=one_hots)
 
 
 @dataclass
 class Summary:
-    """All that is known of each token after one pass over the vocabulary.
+    """All that is known of each token after one pass over the vocabulary; a method a field, as `TokenStatistics` says.
 
     Attributes:
-        others: sums over v != y.
-        label_logit: z_y.
-        label: y.
+        own: sums and label logit of the model.
+        reference: those of the reference, or None.
+        labels: y.
         vocabulary: V.
-        other_reference: the reference's sums over v != y, or None.
-        label_reference: r_y, or None.
     """
 
-    others: Partial
-    label_logit: Tensor
-    label: Tensor
+    own: Side
+    reference: Side | None
+    labels: Tensor
     vocabulary: int | Tensor
-    other_reference: Partial | None = None
-    label_reference: Tensor | None = None
 
     @cached_property
     def label_gap(self) -> Tensor | None:
         """z_y - r_y."""
-        return None if self.label_reference is None else self.label_logit - self.label_reference
+        return None if self.reference is None else self.own.label - self.reference.label
 
     @cached_property
-    def whole(self) -> Partial:
-        """Sums over the whole vocabulary."""
-        return merge(self.others, single(self.others, self.label_logit, self.label_gap, self.label))
+    def p(self) -> Partial:
+        """Sums of the model over the whole vocabulary."""
+        return self._with_label(self.own)
 
     @cached_property
-    def reference(self) -> Partial:
-        """The reference's sums over the whole vocabulary."""
-        other = self.other_reference
-        return merge(other, single(other, self.label_reference, self.label_gap, self.label))
+    def q(self) -> Partial:
+        """Sums of the reference over the whole vocabulary."""
+        assert self.reference is not None
+        return self._with_label(self.reference)
+
+    def _with_label(self, side: Side) -> Partial:
+        return merge(side.others, single(side.others, side.label, self.label_gap, self.labels))
 
     @cached_property
     def margin(self) -> Tensor:
         """z_y - log sum_{v != y} exp(z_v) = log(p_y / (1 - p_y))."""
-        return (self.label_logit - self.others.maximum) - self.others.total.log()
+        return _margin(self.own)
 
     @cached_property
-    def reference_margin(self) -> Tensor:
-        """The same of the reference."""
-        return (self.label_reference - self.other_reference.maximum) - self.other_reference.total.log()
-
-    @cached_property
-    def log_normaliser_gap(self) -> Tensor:
-        """log sum exp(z) - log sum exp(r)."""
-        own, reference = self.whole, self.reference
-        return (own.total / reference.total).log() + (own.maximum - reference.maximum)
+    def partition_gap(self) -> Tensor:
+        """The difference log sum exp(z) - log sum exp(r)."""
+        return (self.p.total / self.q.total).log() + (self.p.maximum - self.q.maximum)
 
     def log_prob(self) -> Tensor:
+        """The field."""
         return logsigmoid(self.margin)
 
     def log_complement(self) -> Tensor:
+        """The field."""
         return logsigmoid(-self.margin)
 
     def log_partition(self) -> Tensor:
-        return self.whole.maximum + self.whole.total.log()
+        """The field."""
+        return self.p.maximum + self.p.total.log()
 
     def entropy(self) -> Tensor:
-        return (self.whole.total.log() - self.whole.first / self.whole.total).clamp_min(0)
+        """The field."""
+        return (self.p.total.log() - known(self.p.first) / self.p.total).clamp_min(0)
 
     def uniform_kl(self) -> Tensor:
-        centred_mean = self.mean_logit() - self.whole.maximum
-        return ((self.whole.total / self.vocabulary).log() - centred_mean).clamp_min(0)
+        """The field."""
+        centred_mean = self.mean_logit() - self.p.maximum
+        return ((self.p.total / self.vocabulary).log() - centred_mean).clamp_min(0)
 
     def reference_kl(self) -> Tensor:
-        return (self.log_normaliser_gap - self.reference.gap / self.reference.total).clamp_min(0)
+        """The field."""
+        return (self.partition_gap - known(self.q.gap) / self.q.total).clamp_min(0)
 
     def reverse_kl(self) -> Tensor:
-        return (self.whole.gap / self.whole.total - self.log_normaliser_gap).clamp_min(0)
+        """The field."""
+        return (known(self.p.gap) / self.p.total - self.partition_gap).clamp_min(0)
 
     def reference_cross_entropy(self) -> Tensor:
-        entropy = self.reference.total.log() - self.reference.first / self.reference.total
-        return entropy + self.reference_kl()
+        """The field, as H(q) + KL(q || p)."""
+        return self.q.total.log() - known(self.q.first) / self.q.total + self.reference_kl()
 
     def reference_log_prob(self) -> Tensor:
-        return logsigmoid(self.reference_margin)
+        """The field."""
+        assert self.reference is not None
+        return logsigmoid(_margin(self.reference))
 
     def max_logit(self) -> Tensor:
-        return self.whole.maximum
+        """The field."""
+        return self.p.maximum
 
     def mean_logit(self) -> Tensor:
-        return self.whole.logit_sum / self.vocabulary
+        """The field."""
+        return known(self.p.logit_sum) / self.vocabulary
 
     def top_other_log_prob(self) -> Tensor:
-        return (self.others.maximum - self.whole.maximum) - self.whole.total.log()
+        """The field."""
+        return (self.own.others.maximum - self.p.maximum) - self.p.total.log()
 
     def log_prob_variance(self) -> Tensor:
-        return self.whole.second / self.whole.total
+        """The field."""
+        return known(self.p.second) / self.p.total
 
     def top_token(self) -> Tensor:
-        return self.whole.index
+        """The field."""
+        return known(self.p.index)
 
     def coefficients(self, upstream: Mapping[str, Tensor]) -> Coefficients:
         """Combine the upstream gradients of all fields into one set of coefficients.
@@ -178,48 +186,52 @@ class Summary:
         def g(name: str) -> Tensor:
             return upstream.get(name, zero)
 
-        p_label, p_other = self.margin.sigmoid(), (-self.margin).sigmoid()
-        scale = p_other / self.others.total  # p_v = scale * e_v
+        others, p_label = self.own.others, self.margin.sigmoid()
+        p_scale = (-self.margin).sigmoid() / others.total
         shared = g("log_partition") + g("uniform_kl") - g("top_other_log_prob")
         constant = (g("mean_logit") - g("uniform_kl")) / self.vocabulary
-        a = (shared - g("log_prob")) * scale
-        label = shared * p_label + g("log_prob") * p_other + constant
-        b = v = k = shift = q_scale = None
+        label = shared * p_label + g("log_prob") * (-self.margin).sigmoid() + constant
+        result = Coefficients(label, p_scale, a=(shared - g("log_prob")) * p_scale, one_hots=self._one_hots(upstream))
         if "log_complement" in upstream:
             weight = g("log_complement") * p_label
-            a, label = a + weight / self.others.total, label - weight
-        if "entropy" in upstream:  # log p_v = d_v + log_complement - log(others.total)
-            value, weight = self.entropy(), g("entropy") * scale
-            a = a - weight * (value + self.log_complement() - self.others.total.log())
-            b, label = -weight, label - g("entropy") * p_label * (value + self.log_prob())
-        if self.other_reference is not None:
-            delta = self.label_gap - self.log_normaliser_gap  # log p_y - log q_y
-            shift = (self.others.maximum - self.other_reference.maximum) - self.log_normaliser_gap
-            q_scale = (-self.reference_margin).sigmoid() / self.other_reference.total
-            if "reverse_kl" in upstream:
-                value, weight = self.reverse_kl(), g("reverse_kl") * scale
-                a, v = a - weight * value, weight
-                label = label + g("reverse_kl") * p_label * (delta - value)
-            if upstream.keys() & {"reference_kl", "reference_cross_entropy"}:
-                k = g("reference_kl") + g("reference_cross_entropy")
-                label = label + k * (p_label + self.reference_log_prob().exp()) * (delta / 2).tanh()
-        return Coefficients(
-            a=a if upstream.keys() - {"mean_logit", "max_logit", "reference_kl", "reference_cross_entropy"} else None,
-            b=b,
-            v=v,
-            k=k,
-            c=constant if upstream.keys() & {"mean_logit", "uniform_kl"} else None,
-            label=label,
-            shift=shift,
-            p_scale=scale,
-            q_scale=q_scale,
-            one_hots=self._one_hots(upstream),
-        )
+            result.a = known(result.a) + weight / others.total
+            result.label = result.label - weight
+        if "entropy" in upstream:  # log p_v = d_v + log_complement - log(total over v != y)
+            value, weight = self.entropy(), g("entropy") * p_scale
+            result.a = known(result.a) - weight * (value + self.log_complement() - others.total.log())
+            result.b = -weight
+            result.label = result.label - g("entropy") * p_label * (value + self.log_prob())
+        if self.reference is not None:
+            self._add_reference(result, upstream, self.reference)
+        if not upstream.keys() - {"mean_logit", "max_logit", "reference_kl", "reference_cross_entropy"}:
+            result.a = None
+        if upstream.keys() & {"mean_logit", "uniform_kl"}:
+            result.c = constant
+        return result
+
+    def _add_reference(self, result: Coefficients, upstream: Mapping[str, Tensor], reference: Side) -> None:
+        p_label, delta = self.margin.sigmoid(), known(self.label_gap) - self.partition_gap  # log p_y - log q_y
+        result.shift = (self.own.others.maximum - reference.others.maximum) - self.partition_gap
+        result.q_scale = (-_margin(reference)).sigmoid() / reference.others.total
+        if "reverse_kl" in upstream:
+            value, g = self.reverse_kl(), upstream["reverse_kl"]
+            result.v = g * result.p_scale
+            result.a = known(result.a) - result.v * value
+            result.label = result.label + g * p_label * (delta - value)
+        forward = [upstream[name] for name in ("reference_kl", "reference_cross_entropy") if name in upstream]
+        if forward:
+            result.k = sum(forward[1:], forward[0])
+            both = p_label + _margin(reference).sigmoid()
+            result.label = result.label + result.k * both * (delta / 2).tanh()
 
     def _one_hots(self, upstream: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         pairs = []
         if "max_logit" in upstream:
-            pairs.append((self.whole.index, upstream["max_logit"]))
+            pairs.append((known(self.p.index), upstream["max_logit"]))
         if "top_other_log_prob" in upstream:
-            pairs.append((self.others.index, upstream["top_other_log_prob"]))
+            pairs.append((known(self.own.others.index), upstream["top_other_log_prob"]))
         return pairs
+
+
+def _margin(side: Side) -> Tensor:
+    return (side.label - side.others.maximum) - side.others.total.log()

@@ -70,7 +70,7 @@ class Transform:
 
     @property
     def linear(self) -> float:
-        """dz / d(raw logit) where the tanh is not bent."""
+        """Derivative dz / d(raw logit) where the tanh is not bent."""
         return self.logit_scale / self.temperature
 
 
@@ -101,7 +101,7 @@ class HeadLogits:
         self.rows_cached: tuple[slice, Tensor] | None = None
 
     def select(self, columns: slice) -> None:
-        self.columns = columns
+        """Convert a slice of the head, where its dtype is not the operands'."""
         self.slice = self.weight[columns].to(self.operand_dtype)
         self.bias_slice = None if self.bias is None else self.bias[columns].to(self.dtype)
 
@@ -113,6 +113,7 @@ class HeadLogits:
         return self.rows_cached[1]
 
     def form(self, rows: slice, out: Tensor) -> None:
+        """Write the logits of some tokens over the selected slice."""
         alpha = self.transform.inner
         product(self.block(rows), self.slice.t(), out, alpha=alpha)
         if self.bias_slice is not None:
@@ -121,6 +122,7 @@ class HeadLogits:
             out.tanh_().mul_(self.transform.outer)
 
     def slope(self, centred: Tensor, maximum: Tensor) -> Tensor | None:
+        """Derivative of the soft cap, 1 - tanh^2."""
         if self.transform.softcap is None:
             return None
         bent = (centred + maximum.unsqueeze(1)).mul_(1 / self.transform.outer)
@@ -140,8 +142,8 @@ class HeadLogits:
 class HeadGradients:
     """Turns gradient tiles of the logits into gradients of hidden states, head and bias.
 
-    The hidden states' gradient is summed in the dtype of the logits; each slice of the head's gradient is summed over the
-    blocks of tokens before it is written, once, in its final dtype.
+    The hidden states' gradient is summed in the dtype of the logits; each slice of the head's gradient is summed over
+    the blocks of tokens before it is written, once, in its final dtype.
 
     Args:
         source: the logits' source.

@@ -6,8 +6,8 @@ The schedule follows from who needs a gradient (G is one matrix product of the h
     frozen head        G forward, then G to form the logits again and G for d_hidden
     trainable head     the same and G for d_weight, each slice of it written once in its final dtype
 
-A reference costs another G wherever logits are formed. Tiles of logits are kept from forward while the workspace lasts, and
-what is kept is not formed again.
+A reference costs another G wherever logits are formed. Tiles of logits are kept from forward while the workspace lasts,
+and what is kept is not formed again.
 
 Shapes: N tokens, D hidden size, D_ref the reference's hidden size, V vocabulary.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -49,8 +50,8 @@ def linear_token_statistics(
 ) -> TokenStatistics:
     """Compute per-token vocabulary statistics of z = softcap(logit_scale (hidden weight^T + bias)) / temperature.
 
-    Differentiable with respect to `hidden`, `weight` and `bias` under any upstream gradients. The reference's logits are
-    formed from its own hidden states, weight and bias with the same soft cap, scale and temperature, and carry no
+    Differentiable with respect to `hidden`, `weight` and `bias` under any upstream gradients. The reference's logits
+    are formed from its own hidden states, weight and bias with the same soft cap, scale and temperature, and carry no
     gradient.
 
     Args:
@@ -62,14 +63,14 @@ def linear_token_statistics(
         softcap: z <- softcap * tanh(z / softcap).
         logit_scale: z <- logit_scale * z.
         temperature: z <- z / temperature.
-        reference_hidden: the frozen model's hidden states, [N, D_ref]; needed by the `reference_*` fields and `reverse_kl`.
+        reference_hidden: the frozen model's hidden states, [N, D_ref]; needed by `reference_*` and `reverse_kl`.
         reference_weight: its head, [V, D_ref]; default: `weight` (and `bias`) without gradient.
         reference_bias: its bias, [V].
-        ignore_index: tokens with this label give 0 in every field and have no gradient; they are dropped first, which on
-            a GPU synchronises once. None promises that there are none and synchronises never.
-        vocab_group: process group over which the rows of `weight` (and of `bias`, `reference_weight`, `reference_bias`)
-            are sharded in rank order. `hidden` and the labels (global ids) are the same on every rank, and so is the
-            result; the gradient of `hidden` is summed over the group.
+        ignore_index: tokens with this label give 0 in every field and have no gradient; they are dropped first, which
+            on a GPU synchronises once. None promises that there are none and synchronises never.
+        vocab_group: process group over which the rows of `weight` (and of `bias` and the reference's) are sharded in
+            rank order. `hidden` and the labels (global ids) are the same on every rank, and so is the result; the
+            gradient of `hidden` is summed over the group.
         workspace_bytes: cap on temporary memory, kept tiles of logits included; default 128 MiB on a CPU and 512 MiB
             elsewhere. Gradients, and a converted block of 16-bit hidden states, come on top.
         backend: "torch", or "auto" for the best that is available.
@@ -88,45 +89,59 @@ def linear_token_statistics(
     if has_reference and reference_weight is None:
         reference_weight = weight.detach()
         reference_bias = bias.detach() if reference_bias is None and bias is not None else reference_bias
-    _check_tensors(hidden, weight, labels, bias, reference_hidden, reference_weight, reference_bias)
+    inputs = _Inputs(hidden, weight, bias, reference_hidden, reference_weight, reference_bias)
+    _check_tensors(inputs, labels)
     if NEED_REFERENCE.isdisjoint(names):
-        reference_hidden = reference_weight = reference_bias = None
+        inputs = _Inputs(hidden, weight, bias)
     index = arguments.labelled_rows(labels, ignore_index)
     kept_labels = (labels if index is None else labels[index]).long()
     call = _Call(names, Transform(softcap, logit_scale, temperature), vocab_group, workspace_bytes)
-    tensors = (hidden, weight, bias, reference_hidden, reference_weight, reference_bias, kept_labels, index)
     trainable = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     with torch.autocast(hidden.device.type, enabled=False):
         if trainable and torch.is_grad_enabled() and not NOT_DIFFERENTIABLE.issuperset(names):
-            values = _LinearTokenStatistics.apply(*tensors, call)
+            values = _LinearTokenStatistics.apply(*inputs, kept_labels, index, call)
         else:
-            run, vocabulary = _prepare(*tensors, call, keep=False)
+            run, vocabulary = _prepare(inputs, kept_labels, index, call, keep=False)
             summary, _ = engine.summarise(run, names, kept_labels, vocabulary, vocab_group)
             values = engine.values(summary, names, index, hidden.shape[0])
     return TokenStatistics(**dict(zip(names, values, strict=True)))
 
 
-def _check_tensors(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    bias: Tensor | None,
-    reference_hidden: Tensor | None,
-    reference_weight: Tensor | None,
-    reference_bias: Tensor | None,
-) -> None:
+class _Inputs(NamedTuple):
+    """The floating-point tensors of a call."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    reference_hidden: Tensor | None = None
+    reference_weight: Tensor | None = None
+    reference_bias: Tensor | None = None
+
+    def heads(
+        self, transform: Transform, index: Tensor | None, dtype: torch.dtype
+    ) -> tuple[HeadLogits, HeadLogits | None]:
+        """The sources of the model's and of the reference's logits."""
+        own = HeadLogits(self.hidden, self.weight, self.bias, transform, index, dtype)
+        if self.reference_hidden is None or self.reference_weight is None:
+            return own, None
+        reference = (self.reference_hidden, self.reference_weight, self.reference_bias)
+        return own, HeadLogits(*reference, transform, index, dtype)
+
+
+def _check_tensors(inputs: _Inputs, labels: Tensor) -> None:
+    hidden, weight = inputs.hidden, inputs.weight
     arguments.check_matrix("hidden", hidden, (None, None))
     device = hidden.device
     arguments.check_matrix("weight", weight, (None, hidden.shape[1]), device)
-    if not weight.shape[0]:
+    if not len(weight):
         raise ValueError("weight: expected at least one row, got 0")
-    arguments.check_labels(labels, hidden.shape[0], device)
-    arguments.check_vector("bias", bias, weight.shape[0], device)
-    if reference_hidden is not None and reference_weight is not None:
-        arguments.check_matrix("reference_hidden", reference_hidden, (hidden.shape[0], None), device)
-        shape = (weight.shape[0], reference_hidden.shape[1])
-        arguments.check_matrix("reference_weight", reference_weight, shape, device)
-        arguments.check_vector("reference_bias", reference_bias, weight.shape[0], device)
+    arguments.check_labels(labels, len(hidden), device)
+    arguments.check_vector("bias", inputs.bias, len(weight), device)
+    if inputs.reference_hidden is not None and inputs.reference_weight is not None:
+        arguments.check_matrix("reference_hidden", inputs.reference_hidden, (len(hidden), None), device)
+        shape = (len(weight), inputs.reference_hidden.shape[1])
+        arguments.check_matrix("reference_weight", inputs.reference_weight, shape, device)
+        arguments.check_vector("reference_bias", inputs.reference_bias, len(weight), device)
 
 
 @dataclass(frozen=True)
@@ -140,22 +155,12 @@ class _Call:
 
 
 def _prepare(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    reference_hidden: Tensor | None,
-    reference_weight: Tensor | None,
-    reference_bias: Tensor | None,
-    labels: Tensor,
-    index: Tensor | None,
-    call: _Call,
-    keep: bool,
+    inputs: _Inputs, labels: Tensor, index: Tensor | None, call: _Call, keep: bool
 ) -> tuple[Pass, int | Tensor]:
     """Sources, tiles and this rank's place in the vocabulary; also the size of the whole vocabulary."""
+    hidden, weight = inputs.hidden, inputs.weight
     dtype = logit_dtype(hidden, weight)
-    own, reference = heads = _heads(
-        hidden, weight, bias, reference_hidden, reference_weight, reference_bias, call.transform, index, dtype
-    )
+    own, reference = heads = inputs.heads(call.transform, index, dtype)
     sources = [head for head in heads if head is not None]
     tiling = plan(
         len(labels),
@@ -175,45 +180,29 @@ def _prepare(
     return Pass(own, reference, labels - offset, tiling, dtype, offset), vocabulary
 
 
-def _heads(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    reference_hidden: Tensor | None,
-    reference_weight: Tensor | None,
-    reference_bias: Tensor | None,
-    transform: Transform,
-    index: Tensor | None,
-    dtype: torch.dtype,
-) -> tuple[HeadLogits, HeadLogits | None]:
-    own = HeadLogits(hidden, weight, bias, transform, index, dtype)
-    if reference_hidden is None or reference_weight is None:
-        return own, None
-    return own, HeadLogits(reference_hidden, reference_weight, reference_bias, transform, index, dtype)
-
-
 class _LinearTokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *inputs):
-        *tensors, call = inputs
-        *_, labels, index = tensors
-        run, vocabulary = _prepare(*tensors, call, keep=True)
+    def forward(ctx, *arguments_):
+        *tensors, labels, index, call = arguments_
+        inputs = _Inputs(*tensors)
+        run, vocabulary = _prepare(inputs, labels, index, call, keep=True)
         summary, kept = engine.summarise(run, call.statistics, labels, vocabulary, call.group)
-        ctx.save_for_backward(*tensors[:6], index, *engine.pack(summary, kept))
+        ctx.save_for_backward(*inputs, index, *engine.pack(summary, kept))
         ctx.call, ctx.place = call, (run.tiling, run.dtype, run.offset, vocabulary)
         ctx.set_materialize_grads(False)
-        return engine.mark(ctx, engine.values(summary, call.statistics, index, len(tensors[0])), call.statistics)
+        return engine.mark(ctx, engine.values(summary, call.statistics, index, len(inputs.hidden)), call.statistics)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
         *tensors, index = ctx.saved_tensors[:7]
+        inputs = _Inputs(*tensors)
         tiling, dtype, offset, vocabulary = ctx.place
         summary, kept = engine.unpack(ctx.saved_tensors[7:], vocabulary)
         upstream = engine.upstream(ctx.call.statistics, grads, index)
-        own, reference = _heads(*tensors, ctx.call.transform, index, dtype)
-        run = Pass(own, reference, summary.label - offset, tiling, dtype, offset)
+        own, reference = inputs.heads(ctx.call.transform, index, dtype)
+        run = Pass(own, reference, summary.labels - offset, tiling, dtype, offset)
         gradients = HeadGradients(own, tiling.rows, ctx.needs_input_grad[:3])
-        with torch.autocast(tensors[0].device.type, enabled=False):
+        with torch.autocast(inputs.hidden.device.type, enabled=False):
             engine.differentiate(run, summary, kept, upstream, gradients.add, ctx.call.transform.linear)
         return (*gradients.results(index, ctx.call.group), *[None] * 6)

@@ -1,7 +1,7 @@
 """Token statistics from logits that somebody already has.
 
-The logits are read tile by tile and never copied whole; backward reads them again and writes their gradient, in their own
-dtype, once.
+The logits are read tile by tile and never copied whole; backward reads them again and writes their gradient, in their
+own dtype, once.
 
 Shapes: N tokens, V vocabulary.
 """
@@ -40,8 +40,8 @@ def token_statistics(
         labels: token ids, int64 [N].
         statistics: the fields of `TokenStatistics` to compute.
         reference_logits: the frozen model's logits, [N, V]; needed by the `reference_*` fields and `reverse_kl`.
-        ignore_index: tokens with this label give 0 in every field and have no gradient; None promises that there are none
-            (see `linear_token_statistics`).
+        ignore_index: tokens with this label give 0 in every field and have no gradient; None promises that there are
+            none (see `linear_token_statistics`).
         workspace_bytes: cap on temporary memory; default 128 MiB on a CPU and 512 MiB elsewhere.
         backend: "torch", or "auto" for the best that is available.
 
@@ -85,16 +85,15 @@ class GivenLogits:
         self.logits, self.index = logits, index
 
     def select(self, columns: slice) -> None:
+        """Say which slice of the vocabulary the next tiles are of."""
         self.columns = columns
 
     def form(self, rows: slice, out: Tensor) -> None:
-        out.copy_(self.logits[self.rows(rows), self.columns])
-
-    def rows(self, rows: slice) -> slice | Tensor:
-        """Where a block of the counted tokens is among all tokens."""
-        return rows if self.index is None else self.index[rows]
+        """Copy the logits of some tokens."""
+        out.copy_(self.logits[rows if self.index is None else self.index[rows], self.columns])
 
     def slope(self, centred: Tensor, maximum: Tensor) -> None:
+        """Given logits are final: there is no cap."""
         return None
 
 
@@ -137,11 +136,11 @@ class _TokenStatistics(torch.autograd.Function):
     def backward(ctx, *grads):
         logits, reference, index, *saved = ctx.saved_tensors
         summary, _ = engine.unpack(saved, logits.shape[1])
-        run = _prepare(logits, reference, summary.label, index, ctx.statistics, ctx.workspace_bytes)
+        run = _prepare(logits, reference, summary.labels, index, ctx.statistics, ctx.workspace_bytes)
         gradient = torch.empty_like(logits) if index is None else torch.zeros_like(logits)
 
         def emit(columns: slice, rows: slice, tile: Tensor) -> None:
-            gradient[run.own.rows(rows), columns] = tile.to(logits.dtype)
+            gradient[rows if index is None else index[rows], columns] = tile.to(logits.dtype)
 
         with torch.autocast(logits.device.type, enabled=False):
             engine.differentiate(run, summary, [], engine.upstream(ctx.statistics, grads, index), emit)

@@ -1,15 +1,16 @@
 """Online reduction over vocabulary columns and its associative merge.
 
-A `Partial` describes each token's logits over *some* columns in a few floats. Two Partials of disjoint columns merge into
-the Partial of their union, in any grouping, so one rule serves slices of the vocabulary, the label's own column, and the
-ranks of a tensor-parallel group. The label's column is always left out of the slices and merged last: what is left is the
-distribution over v != y, from which 1 - p_y is exact however close p_y is to 1.
+A `Partial` describes each token's logits over *some* columns in a few floats. Two Partials of disjoint columns merge
+into the Partial of their union, in any grouping, so one rule serves slices of the vocabulary, the label's own column,
+and the ranks of a tensor-parallel group. The label's column is always left out of the slices and merged last: what is
+left is the distribution over v != y, from which 1 - p_y is exact however close p_y is to 1.
 
 Shapes: N tokens, C columns of a slice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -61,9 +62,30 @@ class Partial:
         """The fields in order, to save or to send."""
         return [getattr(self, field.name) for field in fields(self)]
 
-    def rows(self, rows: slice) -> Partial:
-        """The Partial of some tokens."""
-        return Partial(*(None if x is None else x[rows] for x in self.tensors()))
+    @staticmethod
+    def of(tensors: Sequence[Tensor | None]) -> Partial:
+        """Undo `tensors`."""
+        maximum, total, *optional = tensors
+        return Partial(known(maximum), known(total), *optional)
+
+
+@dataclass
+class Side:
+    """What is known of one model's logits: sums over v != y and the label's logit.
+
+    Attributes:
+        others: sums over v != y.
+        label: z_y, minus infinity for tokens whose label is in none of the columns seen, [N].
+    """
+
+    others: Partial
+    label: Tensor
+
+
+def known(x: Tensor | None) -> Tensor:
+    """Return a tensor that was asked for and hence is there."""
+    assert x is not None
+    return x
 
 
 def merge(a: Partial, b: Partial) -> Partial:
@@ -73,22 +95,20 @@ def merge(a: Partial, b: Partial) -> Partial:
     scale_a, scale_b = shift_a.exp(), shift_b.exp()
     total_a, total_b = a.total * scale_a, b.total * scale_b
     merged = Partial(maximum, total_a + total_b)
-    if a.logit_sum is not None:
+    if a.logit_sum is not None and b.logit_sum is not None:
         merged.logit_sum = a.logit_sum + b.logit_sum
-    if a.gap is not None:
+    if a.gap is not None and b.gap is not None:
         merged.gap = a.gap * scale_a + b.gap * scale_b
-    if a.first is not None:
-        first_a = a.first * scale_a + total_a * shift_a
-        first_b = b.first * scale_b + total_b * shift_b
+    if a.first is not None and b.first is not None:
+        first_a, first_b = a.first * scale_a + total_a * shift_a, b.first * scale_b + total_b * shift_b
         merged.first = first_a + first_b
-        if a.second is not None:
+        if a.second is not None and b.second is not None:
             tiny = torch.finfo(total_a.dtype).tiny
             distance = first_a / total_a.clamp_min(tiny) - first_b / total_b.clamp_min(tiny)
             between = total_a * total_b / merged.total.clamp_min(tiny) * distance.square()
             merged.second = a.second * scale_a + b.second * scale_b + between
-    if a.index is not None:
-        equal = torch.minimum(a.index, b.index)
-        winner = torch.where(b.maximum > a.maximum, b.index, equal)
+    if a.index is not None and b.index is not None:
+        winner = torch.where(b.maximum > a.maximum, b.index, torch.minimum(a.index, b.index))
         merged.index = torch.where(a.maximum > b.maximum, a.index, winner)
     return merged
 
@@ -134,8 +154,8 @@ class Column:
 
     def fill_(self, tile: Tensor, value: Tensor | float) -> None:
         """Write a number, or one a token ([N]), into these columns."""
-        value = value.unsqueeze(1) if isinstance(value, Tensor) else tile.new_tensor(value)
-        tile.scatter_(1, self.local, torch.where(self.inside, value, tile.gather(1, self.local)))
+        new = value.unsqueeze(1) if isinstance(value, Tensor) else tile.new_full((1, 1), value)
+        tile.scatter_(1, self.local, torch.where(self.inside, new, tile.gather(1, self.local)))
 
     def add_(self, tile: Tensor, value: Tensor) -> None:
         """Add one number a token ([N]) in these columns."""

@@ -1,18 +1,19 @@
 """The vocabulary sharded over the ranks of a tensor-parallel group.
 
-Every rank holds some rows of the head and runs the same passes over them. What crosses between ranks is one number a rank
-(the size of its shard), one all-gather of the few sums of a `Partial` a token, and in backward one all-reduce of the
-hidden states' gradient. Sums merge in rank order, so every rank holds bit-identical statistics.
+Every rank holds some rows of the head and runs the same passes over them. What crosses between ranks is one number a
+rank (the size of its shard), one all-gather of the few sums of a `Partial` a token, and in backward one all-reduce of
+the hidden states' gradient. Sums merge in rank order, so every rank holds bit-identical statistics.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unlearn_kernels.merge import Partial, merge
-from unlearn_kernels.passes import Sums
+from unlearn_kernels.merge import Partial, Side, merge
 
 
 def shard(rows: int, group: dist.ProcessGroup, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -28,29 +29,33 @@ def shard(rows: int, group: dist.ProcessGroup, device: torch.device) -> tuple[Te
     return (sizes * before).sum(), sizes.sum()
 
 
-def merge_ranks(sums: Sums, group: dist.ProcessGroup) -> Sums:
-    """Merge the sums of all ranks with one all-gather; kept tiles stay with their rank."""
-    records = [sums.own.tensors(), [sums.label_logit]]
-    if sums.reference is not None and sums.label_reference is not None:
-        records += [sums.reference.tensors(), [sums.label_reference]]
-    flat = [x for record in records for x in record]
+def merge_ranks(own: Side, reference: Side | None, group: dist.ProcessGroup) -> tuple[Side, Side | None]:
+    """Merge the sums of all ranks with one all-gather.
+
+    Args:
+        own: this rank's sums of the model.
+        reference: this rank's sums of the reference, or None.
+        group: the tensor-parallel group.
+    """
+    sides = [own] if reference is None else [own, reference]
+    flat = [x for side in sides for x in (*side.others.tensors(), side.label)]
     present = [x for x in flat if x is not None]
     packed = torch.stack([x.double() for x in present])  # float64 holds every float32 and every column index exactly
-    own = reference = label_logit = label_reference = None
+    merged: list[Side] = []
     for rank in _gather(packed, group):
         values = iter([x.to(like.dtype) for x, like in zip(rank, present, strict=True)])
-        parts = [[None if x is None else next(values) for x in record] for record in records]
-        own = Partial(*parts[0]) if own is None else merge(own, Partial(*parts[0]))
-        label_logit = _maximum(label_logit, parts[1][0])
-        if len(parts) > 2:
-            reference = Partial(*parts[2]) if reference is None else merge(reference, Partial(*parts[2]))
-            label_reference = _maximum(label_reference, parts[3][0])
-    assert own is not None and label_logit is not None
-    return Sums(own, reference, label_logit, label_reference, sums.kept)
+        received = [_receive(side, values) for side in sides]
+        merged = [_join(a, b) for a, b in zip(merged, received, strict=True)] if merged else received
+    return merged[0], merged[1] if len(merged) > 1 else None
 
 
-def _maximum(a: Tensor | None, b: Tensor) -> Tensor:
-    return b if a is None else torch.maximum(a, b)
+def _receive(like: Side, values: Iterator[Tensor]) -> Side:
+    others = Partial.of([None if x is None else next(values) for x in like.others.tensors()])
+    return Side(others, next(values))
+
+
+def _join(a: Side, b: Side) -> Side:
+    return Side(merge(a.others, b.others), torch.maximum(a.label, b.label))
 
 
 def _gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:

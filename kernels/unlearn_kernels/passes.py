@@ -1,14 +1,14 @@
 """The two passes over tiles of logits: sums forward, gradients backward.
 
-A pass does not know where logits come from: a `Source` forms them tile by tile, from hidden states and a head (`head.py`)
-or from logits that somebody already has (`logits.py`).
+A pass does not know where logits come from: a `Source` forms them tile by tile, from hidden states and a head
+(`head.py`) or from logits that somebody already has (`logits.py`).
 
 Shapes: N tokens, V vocabulary; a tile is [rows, columns].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unlearn_kernels.fields import Coefficients, Summary
-from unlearn_kernels.merge import Column, Partial, Wants, accumulate, centre_, merge
+from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, centre_, known, merge
 from unlearn_kernels.tiles import Buffers, Tiling
 
 
@@ -63,61 +63,76 @@ class Pass:
                 yield i, columns, j, rows
 
     def buffers(self, count: int) -> Buffers:
+        """New scratch tiles."""
         return Buffers(count, self.tiling.elements, self.dtype, self.labels.device)
 
+    def new_tile(self, rows: int, columns: int) -> Tensor:
+        """A tile to keep."""
+        return torch.empty(rows, columns, dtype=self.dtype, device=self.labels.device)
 
-@dataclass
-class Sums:
-    """What the forward pass finds: sums over v != y, the label's logits, and the tiles that were kept.
 
-    Attributes:
-        own: the model's sums, fields [N].
-        reference: the reference's sums, or None.
-        label_logit: z_y, -inf for tokens whose label is not in this shard.
-        label_reference: r_y likewise, or None.
-        kept: centred tiles with their centres, flat, in the order of `Pass.tiles`.
+def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | None, list[Tensor]]:
+    """Reduce every tile and merge the results, each logit formed once.
+
+    Args:
+        run: sources, labels and tiles.
+        wants: sums to take of the model's and of the reference's logits.
+
+    Returns:
+        What is known of the model's and of the reference's logits, and the kept tiles: centred logits and their
+        centres, in the order of `Pass.tiles`, the model's before the reference's.
     """
-
-    own: Partial
-    reference: Partial | None
-    label_logit: Tensor
-    label_reference: Tensor | None
-    kept: list[Tensor]
-
-
-def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> Sums:
-    """Reduce every tile and merge the results, each logit formed once."""
     buffers = run.buffers(2 if run.reference is None else 4)
-    blocks: list[list[Partial]] = [[] for _ in run.tiling.rows]
-    other_blocks: list[list[Partial]] = [[] for _ in run.tiling.rows]
-    label_logit = torch.full(run.labels.shape, float("-inf"), dtype=run.dtype, device=run.labels.device)
-    label_reference = None if run.reference is None else label_logit.clone()
+    own, reference = _Collector(run, run.own, wants[0]), None
+    if run.reference is not None:
+        reference = _Collector(run, run.reference, wants[1])
     kept: list[Tensor] = []
-
-    def reduce(source: Source, number: int, label_values: Tensor, want: Wants) -> tuple[Partial, Tensor]:
+    for number, columns, block, rows in run.tiles():
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        keep = i < run.tiling.kept
-        tile = torch.empty(shape, dtype=run.dtype, device=run.labels.device) if keep else buffers.tile(number, *shape)
-        source.form(rows, tile)
-        label_values[rows] = label.read(tile, label_values[rows])
-        partial = centre_(tile, label, columns.start + run.offset, want)
-        if keep:
-            kept.extend((tile, partial.maximum))
-        return partial, tile
-
-    for i, columns, j, rows in run.tiles():
-        label = Column(run.labels[rows], columns.start, columns.stop - columns.start)
-        own, tile = reduce(run.own, 0, label_logit, wants[0])
-        work = buffers.tile(1, *tile.shape)
-        if run.reference is None:
-            accumulate(own, tile, label, wants[0], work, None)
+        label = Column(run.labels[rows], columns.start, shape[1])
+        keep = number < run.tiling.kept
+        tile = run.new_tile(*shape) if keep else buffers.tile(0, *shape)
+        partial = own.centre(tile, label, rows, columns)
+        kept += [tile, partial.maximum] if keep else []
+        work = buffers.tile(1, *shape)
+        if reference is None:
+            accumulate(partial, tile, label, wants[0], work, None)
         else:
-            reference, other = reduce(run.reference, 2, label_reference, wants[1])
-            _accumulate_both(own, tile, reference, other, label, wants, work, buffers.tile(3, *tile.shape))
-            other_blocks[j] = _merged(other_blocks[j], reference)
-        blocks[j] = _merged(blocks[j], own)
-    reference = _stack(other_blocks) if run.reference is not None else None
-    return Sums(_stack(blocks), reference, label_logit, label_reference, kept)
+            other = run.new_tile(*shape) if keep else buffers.tile(2, *shape)
+            second = reference.centre(other, label, rows, columns)
+            kept += [other, second.maximum] if keep else []
+            _accumulate_both(partial, tile, second, other, label, wants, work, buffers.tile(3, *shape))
+            reference.merge(block, second)
+        own.merge(block, partial)
+    return own.result(), None if reference is None else reference.result(), kept
+
+
+class _Collector:
+    """Merges the Partials of one model's tiles, block of tokens by block."""
+
+    def __init__(self, run: Pass, source: Source, want: Wants):
+        self.run, self.source, self.want = run, source, want
+        self.label = torch.full(run.labels.shape, float("-inf"), dtype=run.dtype, device=run.labels.device)
+        self.blocks: list[Partial | None] = [None] * len(run.tiling.rows)
+
+    def centre(self, tile: Tensor, label: Column, rows: slice, columns: slice) -> Partial:
+        """Form a tile, note the label's logits and centre it."""
+        self.source.form(rows, tile)
+        self.label[rows] = label.read(tile, self.label[rows])
+        return centre_(tile, label, columns.start + self.run.offset, self.want)
+
+    def merge(self, block: int, partial: Partial) -> None:
+        """Add the sums of one tile to its block's."""
+        before = self.blocks[block]
+        self.blocks[block] = partial if before is None else merge(before, partial)
+
+    def result(self) -> Side:
+        """The sums over all columns, of all tokens."""
+        parts = [block.tensors() for block in self.blocks if block is not None]
+        columns = zip(*parts, strict=True)
+        return Side(
+            Partial.of([None if x[0] is None else torch.cat([known(y) for y in x]) for x in columns]), self.label
+        )
 
 
 def _accumulate_both(
@@ -139,20 +154,11 @@ def _accumulate_both(
             partial.gap += shift * partial.total
 
 
-def _merged(so_far: list[Partial], partial: Partial) -> list[Partial]:
-    return [merge(so_far[0], partial)] if so_far else [partial]
-
-
-def _stack(blocks: list[list[Partial]]) -> Partial:
-    parts = [block[0].tensors() for block in blocks]
-    return Partial(*(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)))
-
-
 def backward_pass(
     run: Pass,
     summary: Summary,
     coefficients: Coefficients,
-    kept: list[Tensor],
+    kept: Sequence[Tensor],
     emit: Callable[[slice, slice, Tensor], None],
 ) -> None:
     """Form the gradient with respect to the logits tile by tile, and hand each tile over.
@@ -168,28 +174,24 @@ def backward_pass(
     saved = iter(kept)
 
     def centred(source: Source, number: int, maximum: Tensor) -> Tensor:
-        tile = buffers.tile(number, rows.stop - rows.start, columns.stop - columns.start)
-        if i < run.tiling.kept:
-            torch.add(next(saved), (next(saved) - maximum).unsqueeze(1), out=tile)
-        else:
-            source.form(rows, tile)
-            tile.sub_(maximum.unsqueeze(1))
-        return tile
+        out = buffers.tile(number, len(maximum), width)
+        if keep:
+            return torch.add(next(saved), (next(saved) - maximum).unsqueeze(1), out=out)
+        source.form(rows, out)
+        return out.sub_(maximum.unsqueeze(1))
 
-    for i, columns, _, rows in run.tiles():
-        width = columns.stop - columns.start
-        part = coefficients.rows(rows)
-        maximum = summary.others.maximum[rows]
-        tile = centred(run.own, 0, maximum)
+    for number, columns, _, rows in run.tiles():
+        keep, width, part = number < run.tiling.kept, columns.stop - columns.start, coefficients.rows(rows)
+        maximum = summary.own.others.maximum[rows]
+        tile, work = centred(run.own, 0, maximum), buffers.tile(1, len(maximum), width)
         label = Column(run.labels[rows], columns.start, width)
-        label.fill_(tile, summary.label_logit[rows] - maximum)
+        label.fill_(tile, summary.own.label[rows] - maximum)
         slope = run.own.slope(tile, maximum)
-        work = buffers.tile(1, *tile.shape)
-        if run.reference is None:
+        if run.reference is None or summary.reference is None:
             _own_gradient(tile, part, work)
         else:
-            other = centred(run.reference, 2, summary.other_reference.maximum[rows])
-            _gradient_with_reference(tile, other, part, work, buffers.tile(3, *tile.shape))
+            other = centred(run.reference, 2, summary.reference.others.maximum[rows])
+            _gradient_with_reference(tile, other, part, work, buffers.tile(3, len(maximum), width))
         if part.c is not None:
             tile.add_(part.c.unsqueeze(1))
         label.fill_(tile, part.label)
@@ -216,20 +218,19 @@ def _gradient_with_reference(tile: Tensor, other: Tensor, part: Coefficients, wo
     """
     if part.v is None and part.k is None:
         return _own_gradient(tile, part, work)
-    torch.sub(tile, other, out=delta).add_(part.shift.unsqueeze(1))
-    has_product = part.a is not None
-    if has_product:
+    torch.sub(tile, other, out=delta).add_(known(part.shift).unsqueeze(1))
+    if part.a is not None:
         work.copy_(part.a.unsqueeze(1))
         for factor, operand in ((part.b, tile), (part.v, delta)):
             if factor is not None:
                 work.addcmul_(factor.unsqueeze(1), operand)
     tile.exp_()
-    if has_product:
+    if part.a is not None:
         work.mul_(tile)
     if part.k is None:
         tile.copy_(work)
         return
-    tile.mul_(part.p_scale.unsqueeze(1)).add_(other.exp_().mul_(part.q_scale.unsqueeze(1)))
+    tile.mul_(part.p_scale.unsqueeze(1)).add_(other.exp_().mul_(known(part.q_scale).unsqueeze(1)))
     tile.mul_(delta.mul_(0.5).tanh_().mul_(part.k.unsqueeze(1)))
-    if has_product:
+    if part.a is not None:
         tile.add_(work)

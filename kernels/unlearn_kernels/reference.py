@@ -30,30 +30,33 @@ class Dense:
 
     @cached_property
     def log_p(self) -> Tensor:
+        """Log-softmax of z."""
         return self.z.log_softmax(-1)
 
     @cached_property
     def p(self) -> Tensor:
+        """Softmax of z."""
         return self.log_p.exp()
 
     @cached_property
     def log_q(self) -> Tensor:
+        """Log-softmax of r."""
         assert self.r is not None
         return self.r.log_softmax(-1)
 
     @cached_property
     def others(self) -> Tensor:
-        """z with minus infinity at the label."""
+        """The logits with minus infinity at the label."""
         return self.z.scatter(1, self.y, float("-inf"))
 
 
 def log_prob(d: Dense) -> Tensor:
-    """log p_y."""
+    """The log p_y."""
     return d.log_p.gather(1, d.y).squeeze(1)
 
 
 def log_partition(d: Dense) -> Tensor:
-    """log sum exp z."""
+    """The log sum exp z."""
     return d.z.logsumexp(-1)
 
 
@@ -83,27 +86,27 @@ def reference_cross_entropy(d: Dense) -> Tensor:
 
 
 def reference_log_prob(d: Dense) -> Tensor:
-    """log q_y."""
+    """The log q_y."""
     return d.log_q.gather(1, d.y).squeeze(1)
 
 
 def max_logit(d: Dense) -> Tensor:
-    """max z."""
+    """Largest z."""
     return d.z.max(-1).values
 
 
 def mean_logit(d: Dense) -> Tensor:
-    """mean z."""
+    """Average of z."""
     return d.z.mean(-1)
 
 
 def log_complement(d: Dense) -> Tensor:
-    """log(1 - p_y) = log sum over v != y of p_v."""
+    """The log(1 - p_y) = log sum over v != y of p_v."""
     return d.others.logsumexp(-1) - d.z.logsumexp(-1)
 
 
 def top_other_log_prob(d: Dense) -> Tensor:
-    """max over v != y of log p_v."""
+    """Largest log p_v over v != y."""
     return d.others.max(-1).values - d.z.logsumexp(-1)
 
 
@@ -113,7 +116,7 @@ def log_prob_variance(d: Dense) -> Tensor:
 
 
 def top_token(d: Dense) -> Tensor:
-    """argmax z."""
+    """Column of the largest z."""
     return d.z.argmax(-1)
 
 

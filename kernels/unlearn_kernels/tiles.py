@@ -1,9 +1,9 @@
 """How [tokens, vocabulary] is cut into tiles that fit a workspace.
 
-Columns (slices of the vocabulary) are the outer loop, so that each slice of the head is read and converted once a pass and
-each slice of its gradient is written once; rows (blocks of tokens) are cut only where a slice would become too narrow for
-a matrix product to be fast. Tiles are kept from forward for backward while the workspace lasts, which saves recomputing
-them.
+Columns (slices of the vocabulary) are the outer loop, so that each slice of the head is read and converted once a pass
+and each slice of its gradient is written once; rows (blocks of tokens) are cut only where a slice would become too
+narrow for a matrix product to be fast. Tiles are kept from forward for backward while the workspace lasts, which saves
+recomputing them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Buffers:
     Args:
         count: number of scratch tiles.
         elements: size of each.
-        like: a tensor of the tiles' dtype and device.
+        dtype: dtype of the tiles.
+        device: where they live.
     """
 
     def __init__(self, count: int, elements: int, dtype: torch.dtype, device: torch.device):
@@ -114,4 +115,4 @@ class Buffers:
 
 
 def _width(slices: list[slice]) -> int:
-    return max((s.stop - s.start for s in slices), default=0)
+    return max(s.stop - s.start for s in slices)
