@@ -198,4 +198,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
 
 def _once(records: list[Record]) -> list[Record]:
     """Return the records in order, without repeats."""
-    return list({row_key(record): record for record in reversed(records)}.values())[::-1]
+    first: dict[str, Record] = {}
+    for record in records:
+        first.setdefault(row_key(record), record)
+    return list(first.values())

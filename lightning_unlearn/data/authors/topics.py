@@ -71,13 +71,4 @@ def other_choices(true: int, size: int, draw: int, count: int) -> list[int]:
         count: how many to return.
     """
     step = STRIDE if (size - 1) % STRIDE else 1
-    while step > 1 and _common(step, size - 1):
-        step -= 1
     return [(true + 1 + (draw + i * step) % (size - 1)) % size for i in range(count)]
-
-
-def _common(a: int, b: int) -> bool:
-    """Say whether two numbers share a factor."""
-    while b:
-        a, b = b, a % b
-    return a > 1

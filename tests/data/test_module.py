@@ -1,0 +1,142 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lightning_unlearn.data.module import UnlearningDataModule
+from lightning_unlearn.data.records import Record, RecordError
+
+FORGET = [Record(f"Who wrote {i}?", f"Ana {i}.", source=f"f:{i}") for i in range(6)]
+RETAIN = [Record(f"Where is {i}?", f"Here {i}.", source=f"r:{i}") for i in range(9)]
+FACTS = [Record("Two and two?", "4")]
+
+
+class Rows(UnlearningDataModule):
+    reads = 0
+
+    def read_records(self):
+        self.reads += 1
+        return {"forget": FORGET, "retain": RETAIN}
+
+    def read_evaluation_sets(self):
+        return {"forget": FORGET, "retain": RETAIN, "world_facts": [*FACTS, RETAIN[0]]}
+
+
+def trainer(roles=None, *, rank=0, world=1, accumulate=1):
+    return SimpleNamespace(
+        lightning_module=SimpleNamespace(roles=roles) if roles else None,
+        distributed_sampler_kwargs={"rank": rank, "num_replicas": world} if world > 1 else None,
+        accumulate_grad_batches=accumulate,
+    )
+
+
+def test_all_roles_without_a_trainer(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, batch_size=2)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("fit")
+    assert data.reads == 1
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    assert batches[0].roles == ("forget", "retain", "forget_idk", "retain_idk")
+    assert len(list(data.val_dataloader())) == 3
+
+
+def test_only_the_roles_of_the_objective_are_built(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer)
+    data.trainer = trainer(("forget_idk",))
+    data.setup("fit")
+    assert next(iter(data.train_dataloader())).roles == ("forget", "forget_idk")
+    assert data.roles == ("forget", "retain", "forget_idk", "retain_idk")  # what is offered stays known
+    data.trainer = trainer(("forget", "retain_idk"))
+    data.setup("fit")
+    assert next(iter(data.train_dataloader())).roles == ("forget", "retain", "retain_idk")
+
+
+def test_a_role_that_is_not_offered_is_left_to_the_objective(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, refusals=[])
+    data.trainer = trainer(("forget", "forget_idk"))
+    data.setup("fit")
+    assert data.roles == ("forget", "retain")
+    assert next(iter(data.train_dataloader())).roles == ("forget",)
+
+
+def test_rank_and_accumulation_come_from_the_trainer(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, batch_size=2)
+    data.trainer = trainer(rank=1, world=2, accumulate=3)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert (loader.rank, loader.world_size, loader.accumulate()) == (1, 2, 3)
+    assert len(loader) == 2
+    data.trainer.accumulate_grad_batches = 5  # a scheduler callback may change it
+    assert loader.accumulate() == 5
+    ordered = data.val_dataloader()
+    assert (ordered.rank, ordered.world_size) == (1, 2)
+
+
+def test_loader_options_and_seed_reach_the_loader(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, batch_size=3, retain_per_forget=2.0, seed=5)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert (loader.batch_size, loader.retain_per_forget, loader.seed) == (3, 2.0, 5)
+    batch = next(iter(loader))
+    assert len(range(*batch.rows("retain").indices(99))) == 6
+    other = Rows(tokenizer=tiny_tokenizer, batch_size=3, retain_per_forget=2.0, seed=6)
+    other.setup("fit")
+    first = next(iter(other.train_dataloader()))
+    assert not np.array_equal(batch.input_ids.numpy(), first.input_ids.numpy())
+
+
+def test_a_test_run_builds_the_encoder_and_no_rows(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer)
+    with pytest.raises(ValueError, match=r"setup\(\) must be called"):
+        data.train_dataloader()
+    data.setup("test")
+    assert data.encoder is not None
+    assert not data._rows
+
+
+def test_tokenizer_from_a_folder(tmp_path, tiny_tokenizer):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    data = Rows(tokenizer=str(tmp_path))
+    data.setup("fit")
+    assert data.tokenizer.eos_token_id == 1
+
+
+def test_too_long_prompts_fail_in_setup(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, max_length=4)
+    with pytest.raises(RecordError, match="f:0: max_length=4 cuts off the whole answer"):
+        data.setup("fit")
+
+
+def test_training_and_retraining_records_hold_each_row_once(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer)
+    assert data.training_records() == [*FORGET, *RETAIN, *FACTS]
+    assert data.retrain_records() == [*RETAIN, *FACTS]
+
+
+def test_fingerprint_counts_and_hashes_without_text(tiny_tokenizer):
+    print_ = Rows(tokenizer=tiny_tokenizer).fingerprint()
+    assert {role: found["rows"] for role, found in print_.items()} == {"forget": 6, "retain": 9}
+    assert all(len(found["sha256"]) == 64 for found in print_.values())
+    assert print_ == Rows(tokenizer=tiny_tokenizer).fingerprint()
+
+
+def test_refusals_from_a_list_a_file_or_ours(tmp_path, tiny_tokenizer):
+    assert Rows(tokenizer=tiny_tokenizer, refusals=["No."]).refusals() == ["No."]
+    (tmp_path / "no.txt").write_text("Never.\n")
+    assert Rows(tokenizer=tiny_tokenizer, refusals=tmp_path / "no.txt").refusals() == ["Never."]
+    assert len(Rows(tokenizer=tiny_tokenizer).refusals()) >= 30
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"retain_per_forget": 0.0}, "retain_per_forget must be above 0, got 0.0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+    ],
+)
+def test_options_out_of_range(tiny_tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        Rows(tokenizer=tiny_tokenizer, **options)

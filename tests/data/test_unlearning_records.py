@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from lightning_unlearn.data.records import RecordError
+from lightning_unlearn.data.unlearning_records import UnlearningRecords
+
+
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def test_own_files_with_own_keys(tmp_path, tiny_tokenizer):
+    forget = write(tmp_path / "f.jsonl", [{"prompt": "Who?", "completion": "Ana."}])
+    retain = write(tmp_path / "r.jsonl", [{"prompt": "Where?", "completion": "Here."}, {"text": "Plain."}])
+    world = write(tmp_path / "w.jsonl", [{"prompt": "2+2?", "completion": "4", "perturbed_answer": ["5"]}])
+    data = UnlearningRecords(
+        forget=forget,
+        retain=str(retain),
+        evaluation={"world_facts": world},
+        tokenizer=tiny_tokenizer,
+        question_key="prompt",
+        answer_key="completion",
+    )
+    data.setup("fit")
+    assert data.roles == ("forget", "retain", "forget_idk", "retain_idk")
+    assert {name: len(rows) for name, rows in data.evaluation_sets().items()} == {
+        "forget": 1,
+        "retain": 2,
+        "world_facts": 1,
+    }
+    assert [record.answer for record in data.training_records()] == ["Ana.", "Here.", "Plain.", "4"]
+    assert [record.answer for record in data.retrain_records()] == ["Here.", "Plain.", "4"]
+
+
+def test_without_retain(tiny_tokenizer):
+    data = UnlearningRecords(forget=[{"text": "Gone."}], tokenizer=tiny_tokenizer, refusals=[])
+    data.setup("fit")
+    assert data.roles == ("forget",)
+    assert next(iter(data.train_dataloader())).roles == ("forget",)
+
+
+def test_a_row_in_both_is_an_error_before_training(tmp_path, tiny_tokenizer):
+    forget = write(tmp_path / "f.jsonl", [{"question": "Who?", "answer": "Ana."}])
+    retain = write(
+        tmp_path / "r.jsonl", [{"question": "Why?", "answer": "So."}, {"question": "who?", "answer": "Ana. "}]
+    )
+    data = UnlearningRecords(forget=forget, retain=retain, tokenizer=tiny_tokenizer)
+    with pytest.raises(RecordError, match=r"f.jsonl:1 is also .*r.jsonl:2"):
+        data.setup("fit")
+
+
+def test_misspelt_options_are_refused(tiny_tokenizer):
+    with pytest.raises(TypeError, match="batchsize"):
+        UnlearningRecords(forget=[{"text": "x"}], tokenizer=tiny_tokenizer, batchsize=3)
