@@ -53,6 +53,12 @@ def test_stops_at_the_checkpoints_own_end_tokens(model, tiny_tokenizer):
     assert generate(model, tiny_tokenizer, PROMPTS[:1], max_new_tokens=7)[0] == free[: free.index(free[3])]
 
 
+def test_stops_at_the_callers_end_tokens(model, tiny_tokenizer):
+    free = generate(model, tiny_tokenizer, PROMPTS[:1], max_new_tokens=7)[0]
+    stopped = generate(model, tiny_tokenizer, PROMPTS[:1], max_new_tokens=7, stop_ids=[free[2]])[0]
+    assert stopped == free[: free.index(free[2])]
+
+
 def test_overrules_the_checkpoints_sampling_and_a_disabled_cache(model, tiny_tokenizer):
     expected = generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=7)
     model.generation_config.update(do_sample=True, temperature=2.0, top_p=0.5, repetition_penalty=3.0, num_beams=2)

@@ -125,7 +125,9 @@ def test_the_two_forms_differ_by_hand():
 def test_missing_sets_are_an_error_unless_retain_is_alone():
     log = hand_log()
     del log["world_facts"]
-    with pytest.raises(ValueError, match=r"the evaluated sets must be retain, real_authors, world_facts .*got \['forget'"):
+    with pytest.raises(
+        ValueError, match=r"the evaluated sets must be retain, real_authors, world_facts .*got \['forget'"
+    ):
         tofu.model_utility(log)
     del log["real_authors"]
     assert tofu.model_utility(log) == pytest.approx(1 / 2)
