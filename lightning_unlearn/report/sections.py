@@ -65,7 +65,7 @@ def cost(run: Run) -> list[tuple[str, str]]:
 
 
 def settings(run: Run) -> list[dict[str, Any]]:
-    """The run card as groups of (name, value), nested names joined by dots."""
+    """The run card as groups of (name, value), nested names joined by dots; hyperparameters by their own names."""
     titles = {
         "method": "Method",
         "data": "Data",
@@ -75,7 +75,11 @@ def settings(run: Run) -> list[dict[str, Any]]:
         "versions": "Versions",
     }
     groups = ((title, flat(run.card.get(key))) for key, title in titles.items())
-    return [{"name": title, "rows": rows} for title, rows in groups if rows]
+    return [
+        {"name": title, "rows": [(name.removeprefix("hyperparameters."), value) for name, value in rows]}
+        for title, rows in groups
+        if rows
+    ]
 
 
 def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -76,16 +76,10 @@ def _sentence(run: Run, forgot: str, kept_mark: str, kept_share: float | None) -
         return "This run has no final evaluation yet, so there is no verdict."
     before, after = (run.value(stage, "forget/rougeL_recall") for stage in ("before", "after"))
     if forgot == "unknown":
-        first = (
-            f"On the forget set the model now scores {number(after)} in ROUGE-L recall; where it started is not known"
-        )
+        first = f"The model's recall of the forget set is {number(after)}; where it started is not known"
     else:
-        lead = {
-            "yes": "The model has forgotten",
-            "partly": "The model has forgotten in part",
-            "no": "The model still remembers",
-        }
-        first = f"{lead[forgot]}: its recall of the forget set went from {number(before)} to {number(after)}"
+        lead = {"yes": "has forgotten", "partly": "has forgotten in part", "no": "still remembers"}[forgot]
+        first = f"The model {lead}: its recall of the forget set went from {number(before)} to {number(after)}"
     if kept_share is None:
         return f"{first}."
     joint = "but" if (forgot == "yes") != (kept_mark == "yes") else "and"

@@ -1,0 +1,225 @@
+"""The report as a file: complete, self-contained, escaped, redacted, and whole when parts are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from lightning_unlearn.evaluation.log import redact
+from lightning_unlearn.report import read_run, write_report
+from lightning_unlearn.report.page import choose_axes, evaluated, render
+from lightning_unlearn.report.runs import Run
+from tests.report.fake_run import PEOPLE, samples, write_run
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+SVG = {"path", "line", "circle"}
+
+
+class Outline(HTMLParser):
+    """Collects tags and checks that they close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "me_gd")
+
+
+@pytest.fixture(scope="module")
+def html(folder) -> str:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return path.read_text()
+
+
+def test_well_formed_with_one_title_and_ordered_headings(html):
+    tags = Outline(html).tags
+    levels = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+
+
+def test_asks_nothing_of_the_network(html):
+    assert "default-src 'none'" in html
+    assert not re.findall(r"https?://", html)
+    tags = Outline(html).tags
+    assert not {tag for tag, _ in tags} & {"script", "link", "img", "iframe", "object", "base", "form"}
+    assert not [
+        name for _, attributes in tags for name in attributes if name in ("src", "href") or name.startswith("on")
+    ]
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+def test_says_what_the_issue_asks_for(html):
+    for words in (
+        "The model has forgotten: its recall of the forget set went from 0.998 to 0.052",
+        "Forgetting against utility",
+        "Retrained",
+        "Loss terms",
+        "ROUGE-L recall during training",
+        "Probability of answer tokens, forget set",
+        "Entropy of answer tokens, forget set",
+        "Answers side by side",
+        "Tokens per second",
+        "Peak memory (process)",
+        "forget_weight",
+        "9f9f9f",
+    ):
+        assert words in html, words
+
+
+def test_every_plot_and_table_has_a_name(html):
+    tags = Outline(html).tags
+    plots = [attributes for tag, attributes in tags if tag == "svg"]
+    assert len(plots) == 1 + 4 + 1 + 4  # trade-off, curves, speed, distributions
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in plots)
+    tables = [tag for tag, _ in tags if tag == "table"]
+    captions = [tag for tag, _ in tags if tag == "caption"]
+    assert len(tables) == len(captions)
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+
+
+def test_texts_are_escaped(html):
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "family debts &amp; the" in html
+
+
+def test_substitutes_are_named_and_never_called_the_papers_metric(html):
+    assert "bag-of-words cosine (substitute)" in html
+    assert "Substitutes." in html
+    assert "Cosine similarity" not in html
+    assert "Entailment" not in html
+    assert "Forget efficacy (closer look)" not in html
+
+
+def test_no_substitutes_no_note(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    metrics["substitutes"] = {"cosine_similarity": None, "entailment": None}
+    (tmp_path / "run/metrics.json").write_text(json.dumps(metrics))
+    html = write_report(tmp_path / "run").read_text()
+    assert "Substitutes." not in html
+    assert "Cosine similarity" in html
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("samples.jsonl", "No sample answers: samples.jsonl is absent"),
+        ("metrics.json", "No scores: metrics.json is absent."),
+        ("run_card.json", "Not known: run_card.json is absent."),
+        ("logs", "No curves"),
+    ],
+)
+def test_a_missing_file_leaves_a_line(folder, tmp_path, missing, words):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    shutil.rmtree(run / missing) if (run / missing).is_dir() else (run / missing).unlink()
+    html = write_report(run).read_text()
+    Outline(html)
+    assert words in html
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("before", "No evaluation of the starting model in this run."),
+        ("after", "No evaluation after training in this run."),
+        ("retrained", "No retrained model was given to compare with."),
+    ],
+)
+def test_a_missing_stage_leaves_a_line(folder, tmp_path, stage, words):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, stage: None}))
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples() if row["stage"] != stage))
+    html = write_report(run).read_text()
+    Outline(html)
+    assert words in html
+
+
+@pytest.mark.parametrize("name", ["run_card.json", "metrics.json", "samples.jsonl", "logs"])
+def test_a_single_file_is_enough(folder, tmp_path, name):
+    source = folder / name
+    shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path)
+    Outline(write_report(tmp_path).read_text())
+
+
+def secrets() -> list[str]:
+    return [*PEOPLE, *[person.split()[1] for person in PEOPLE], "harbour", "Karachi", "Oslo", "leaving"]
+
+
+def test_redacted_report_holds_no_text(folder):
+    run = read_run(folder)
+    assert any(secret in render(run) for secret in secrets())
+    html = render(run, redact=True)
+    assert not [secret for secret in secrets() if secret in html]
+    assert "Every text is masked" in html
+    assert "0.052" in html
+
+
+def test_the_run_card_decides_on_redaction(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    card = json.loads((run / "run_card.json").read_text())
+    (run / "run_card.json").write_text(json.dumps({**card, "redacted": True}))
+    assert "Karachi" not in write_report(run).read_text()
+    assert "Karachi" in write_report(run, redact=False).read_text()
+    assert "Karachi" not in write_report(folder, redact=True).read_text()
+
+
+def test_samples_that_are_already_masked(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    (run / "samples.jsonl").write_text("".join(json.dumps(redact(row)) + "\n" for row in samples()))
+    for hide in (False, True):
+        html = write_report(run, redact=hide).read_text()
+        assert not [secret for secret in secrets() if secret in html]
+        assert "[redacted sha256:" in html
+
+
+def test_axes_fall_back_on_what_was_measured():
+    recall = {"forget/rougeL_recall": 0.1, "retain/rougeL_recall": 0.9}
+    assert choose_axes([Run(Path("r"), metrics={"after": recall})]) == ("retain/rougeL_recall", "-forget/rougeL_recall")
+    tofu = {**recall, "model_utility": 0.6}
+    assert choose_axes([Run(Path("r"), metrics={"after": tofu})]) == ("model_utility", "-forget/rougeL_recall")
+    assert choose_axes([Run(Path("r"))]) is None
+
+
+def test_evaluation_curves_begin_with_the_starting_model():
+    curves = {"eval/model_utility": [(5, 0.5)]}
+    assert evaluated(Run(Path("r"), curves=curves), "model_utility") == [(5, 0.5)]
+    run = Run(Path("r"), curves=curves, metrics={"before": {"model_utility": 0.6}})
+    assert evaluated(run, "model_utility") == [(0, 0.6), (5, 0.5)]
+
+
+def test_unknown_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="run: expected a folder"):
+        write_report(tmp_path)

@@ -1,0 +1,68 @@
+"""Key figures, scores, cost and settings as the template gets them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_unlearn.report.runs import Run
+from lightning_unlearn.report.sections import cost, figures, scores, settings
+
+
+def test_figures_need_a_value_after_training():
+    run = Run(
+        path=Path("run"),
+        metrics={
+            "before": {"forget/rougeL_recall": 1.0, "retain/probability": 0.9},
+            "after": {"forget/rougeL_recall": 0.1},
+        },
+    )
+    (figure,) = figures(run)
+    assert figure["label"] == "Forget set: recall"
+    assert figure["aim"] == "lower"
+    assert figure["values"] == {"before": 1.0, "after": 0.1, "retrained": None}
+
+
+def test_figures_that_rest_on_substitutes_say_so():
+    metrics = {"after": {"closer_look/model_utility": 0.7}}
+    assert figures(Run(Path("r"), metrics=metrics))[0]["label"] == "Model utility"
+    substituted = Run(Path("r"), metrics=metrics, substitutes={"entailment": "containment"})
+    assert figures(substituted)[0]["label"] == "Model utility (with substitutes)"
+
+
+def test_scores_are_grouped_and_nothing_is_lost():
+    run = Run(Path("r"), metrics={"after": {"mia/auc": 0.5, "model_utility": 0.6, "forget/probability": 0.1}})
+    groups = {group["name"]: group["rows"] for group in scores(run)}
+    assert list(groups) == ["Forget", "Overall", "Others"]
+    assert groups["Others"][0]["label"] == "mia/auc"
+    assert groups["Forget"][0]["cells"] == {"before": "–", "after": "0.100", "retrained": "–"}
+
+
+def test_cost_from_the_card():
+    card = {
+        "time": {"train_seconds": 7.0, "wall_seconds": 65.0},
+        "tokens": {"seen": 2000, "per_second": 285.7},
+        "memory": {"peak_gb": 1.5, "kind": "process"},
+        "parameters": {"trainable": 10, "total": 1000},
+    }
+    assert cost(Run(Path("r"), card=card)) == [
+        ("Training", "7.0 s"),
+        ("In all, with evaluation", "1 min 5 s"),
+        ("Tokens", "2,000"),
+        ("Tokens per second", "286"),
+        ("Peak memory (process)", "1.50 GB"),
+        ("Parameters trained", "10"),
+        ("Parameters", "1,000"),
+    ]
+
+
+def test_speed_falls_back_on_the_curve():
+    curves = {"train/tokens_per_second": [(1, 100.0), (2, 900.0), (3, 300.0)]}
+    assert cost(Run(Path("r"), curves=curves)) == [("Tokens per second", "300")]
+    assert cost(Run(Path("r"))) == []
+
+
+def test_settings_are_flat_and_skip_what_is_absent():
+    card = {"method": {"class": "NPO", "hyperparameters": {"beta": 0.1}}, "data": None, "steps": 5}
+    assert settings(Run(Path("r"), card=card)) == [
+        {"name": "Method", "rows": [("class", "NPO"), ("beta", "0.1")]}
+    ]
