@@ -101,9 +101,10 @@ def linear_token_statistics(
         if trainable and torch.is_grad_enabled() and not NOT_DIFFERENTIABLE.issuperset(names):
             values = _LinearTokenStatistics.apply(*inputs, kept_labels, index, call)
         else:
-            run, vocabulary = _prepare(inputs, kept_labels, index, call, keep=False)
-            summary, _ = engine.summarise(run, names, kept_labels, vocabulary, vocab_group)
-            values = engine.values(summary, names, index, hidden.shape[0])
+            with torch.no_grad():
+                run, vocabulary = _prepare(inputs, kept_labels, index, call, keep=False)
+                summary, _ = engine.summarise(run, names, kept_labels, vocabulary, vocab_group)
+                values = engine.values(summary, names, index, len(hidden))
     return TokenStatistics(**dict(zip(names, values, strict=True)))
 
 
@@ -195,10 +196,10 @@ class _LinearTokenStatistics(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        *tensors, index = ctx.saved_tensors[:7]
-        inputs = _Inputs(*tensors)
+        saved = ctx.saved_tensors  # once only: activation checkpointing refuses a second look
+        inputs, index = _Inputs(*saved[:6]), saved[6]
         tiling, dtype, offset, vocabulary = ctx.place
-        summary, kept = engine.unpack(ctx.saved_tensors[7:], vocabulary)
+        summary, kept = engine.unpack(saved[7:], vocabulary)
         upstream = engine.upstream(ctx.call.statistics, grads, index)
         own, reference = inputs.heads(ctx.call.transform, index, dtype)
         run = Pass(own, reference, summary.labels - offset, tiling, dtype, offset)

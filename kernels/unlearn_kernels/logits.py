@@ -67,9 +67,10 @@ def token_statistics(
         if logits.requires_grad and torch.is_grad_enabled() and not NOT_DIFFERENTIABLE.issuperset(names):
             values = _TokenStatistics.apply(logits, reference, kept_labels, index, names, workspace_bytes)
         else:
-            run = _prepare(logits, reference, kept_labels, index, names, workspace_bytes)
-            summary, _ = engine.summarise(run, names, kept_labels, logits.shape[1], None)
-            values = engine.values(summary, names, index, len(logits))
+            with torch.no_grad():
+                run = _prepare(logits, reference, kept_labels, index, names, workspace_bytes)
+                summary, _ = engine.summarise(run, names, kept_labels, logits.shape[1], None)
+                values = engine.values(summary, names, index, len(logits))
     return TokenStatistics(**dict(zip(names, values, strict=True)))
 
 

@@ -135,7 +135,7 @@ def single(like: Partial, logit: Tensor, gap: Tensor | None, index: Tensor) -> P
 
 
 class Column:
-    """One column a token within a slice of columns, where it lies in the slice; every access is free of synchronisation.
+    """One column a token within a slice of columns, where it lies in the slice; no access synchronises a device.
 
     Args:
         index: column of each token, counted as `start` is, [N].
