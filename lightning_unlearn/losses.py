@@ -61,6 +61,20 @@ def log_ratio(outputs: Outputs, role: str) -> Tensor:
     return outputs.batch.row_sums(outputs[role].log_prob - outputs[role].reference_log_prob, role)
 
 
+def paired_difference(outputs: Outputs, of: Callable[[Outputs, str], Tensor], role: str, other: str) -> Tensor:
+    """Value of `role` less that of `other`, row by row: [b].
+
+    Raises:
+        ValueError: if the roles hold different numbers of rows.
+    """
+    first, second = of(outputs, role), of(outputs, other)
+    if first.shape != second.shape:
+        raise ValueError(
+            f'batch must hold one row of "{role}" for each of "{other}", got {len(first)} and {len(second)}'
+        )
+    return first - second
+
+
 def log_sigmoid_loss(margin: Tensor, *, beta: float, factor: float, batch: PackedBatch, role: str) -> Tensor:
     """-(factor / beta) mean_rows log sigmoid(beta * margin), one sigmoid a row (NPO eq. 3, DPO, answer preservation).
 
@@ -76,7 +90,7 @@ def log_sigmoid_loss(margin: Tensor, *, beta: float, factor: float, batch: Packe
 
 def answer_preservation(outputs: Outputs, *, beta: float = 0.1) -> Tensor:
     """-(1/beta) mean_rows log sigmoid(beta (NLL(idk | x_r) - NLL(y_r | x_r))): AP of "A Closer Look", ICLR 2025."""
-    margin = sequence_nll(outputs, "retain_idk") - sequence_nll(outputs, "retain")
+    margin = paired_difference(outputs, sequence_nll, "retain_idk", "retain")
     return log_sigmoid_loss(margin, beta=beta, factor=1.0, batch=outputs.batch, role="retain")
 
 

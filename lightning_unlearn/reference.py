@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.data.packing import PackedBatch
-from lightning_unlearn.forward import Head, evaluating, hidden_states, output_head
+from lightning_unlearn.forward import Head, causal_lm, evaluating, hidden_states, output_head
 from lightning_unlearn.models import load_causal_lm
 
 MODES = ("auto", "adapter", "copy", "none")
@@ -50,15 +50,16 @@ class AdapterOff:
 
 
 class Frozen:
-    """Another model, held in eval mode and moved to wherever the batch is."""
+    """Another model, moved to wherever the batch is; neither its mode nor what of it trains is changed."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
 
     @torch.no_grad()
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """See `Reference`."""
-        return hidden_states(self.model.to(batch.input_ids.device), batch)
+        with evaluating(self.model):
+            return hidden_states(self.model.to(batch.input_ids.device), batch)
 
     def head(self) -> Head:
         """See `Reference`."""
@@ -74,9 +75,12 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
         model: the model that will be trained.
 
     Raises:
-        ValueError: for "none", for "adapter" without adapters, or a checkpoint that cannot be loaded.
+        ValueError: for "none", for "adapter" without adapters, for the model itself, or a checkpoint that cannot be
+            loaded.
     """
     if isinstance(reference, nn.Module):
+        if causal_lm(reference) is causal_lm(model):
+            raise ValueError('reference must not be the module that trains; use "copy", or "adapter" with LoRA')
         return Frozen(reference)
     if reference == "none":
         raise ValueError('reference must not be "none" for an objective that compares with a reference model')
@@ -85,7 +89,7 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
     if reference == "adapter" or (reference == "auto" and _adapters_start_at_zero(model)):
         return AdapterOff(model)
     if reference in ("auto", "copy"):
-        return Frozen(copy.deepcopy(model))
+        return Frozen(copy.deepcopy(model).requires_grad_(False))
     return Frozen(load_causal_lm(reference))
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lightning_unlearn.data.packing import TokenRow
+from lightning_unlearn.data.packing import TokenRow, pack
+from lightning_unlearn.data.padded import from_padded
+from lightning_unlearn.forward import Head
 
 EOS = 1
 VOCABULARY = 53
@@ -130,3 +132,47 @@ def check_against_dense(
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
         assert_same_gradients(gradients(found["loss"], model), wanted)
+
+
+class Table(nn.Module):
+    """A model to compute with by hand: the next token depends on the current one alone, with chosen probabilities.
+
+    As a custom module with two methods it also shows that objectives need no transformers model.
+    """
+
+    def __init__(self, probabilities: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        self.log_p = nn.Parameter(torch.tensor(probabilities, dtype=torch.float64).log())  # [current, next]
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return nn.functional.one_hot(input_ids, len(self.log_p)).double()
+
+    def output_head(self) -> Head:
+        return Head(self.log_p.T)
+
+
+HALVES = [
+    [1 / 2, 1 / 4, 1 / 8, 1 / 8],
+    [1 / 4, 1 / 4, 1 / 4, 1 / 4],
+    [1 / 8, 1 / 8, 1 / 4, 1 / 2],
+    [1 / 4, 1 / 2, 1 / 8, 1 / 8],
+]
+QUARTERS = [[1 / 4] * 4] * 4
+
+
+def row(input_ids: Sequence[int], positions: Sequence[int], targets: Sequence[int]) -> TokenRow:
+    return TokenRow(np.array(input_ids), np.array(positions), np.array(targets))
+
+
+ROWS = {
+    "forget": make_rows([4, 1, 7], seed=1),
+    "retain": make_rows([9, 2, 3], seed=2),
+    "forget_idk": make_rows([3, 5, 2], seed=3),
+    "retain_idk": make_rows([2, 2, 6], seed=4),
+}
+
+
+def batches() -> list[object]:
+    """The same rows in every form that objectives take, with roles that most of them do not read."""
+    wide = as_padded(ROWS, width=24)
+    return [pack(ROWS), as_padded(ROWS), wide, as_padded(ROWS, left=True), from_padded(wide), {**wide, "other": None}]

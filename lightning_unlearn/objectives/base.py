@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,13 @@ class Objective(L.LightningModule):
             raise ValueError(
                 'reference must be "auto", "adapter", "copy", "none", a checkpoint or a module, got "cache"'
             )
-        self.source = model
+        # Modules given as arguments must not become submodules under a second name, in parameters and checkpoints.
+        object.__setattr__(self, "source", model)
+        object.__setattr__(self, "reference", reference)
+        object.__setattr__(self, "_reference_model", None)
         self.forget_weight = forget_weight
         self.retain = retain_term(retain)
         self.retain_weight = retain_weight
-        self.reference = reference
         self.lora = Lora(**lora) if isinstance(lora, Mapping) else lora
         self.train_layers = train_layers
         self.trainable = trainable
@@ -108,7 +111,8 @@ class Objective(L.LightningModule):
         }
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.configured = False
-        object.__setattr__(self, "_reference_model", None)  # kept out of parameters and checkpoints
+        self._random_state: dict[str, Tensor] = {}
+        self._loader_states: list[dict[str, Any]] = []
         self.strict_loading = self.lora is None  # with LoRA a checkpoint holds the adapters alone
         self.hparams.update(_plain(model=model, retain=retain, reference=reference, lora=self.lora))
 
@@ -225,9 +229,15 @@ class Objective(L.LightningModule):
         return {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
 
     def reference_model(self) -> Reference:
-        """Return the reference model, made the first time it is asked for (at the latest before training starts)."""
+        """Return the reference model, made the first time it is asked for (at the latest before training starts).
+
+        Raises:
+            ValueError: if it cannot be made, or its head is of another kind than the model's.
+        """
         if self._reference_model is None:
-            object.__setattr__(self, "_reference_model", make_reference(self.reference, self.model))
+            reference = make_reference(self.reference, self.model)
+            _check_heads(output_head(self.model), reference.head())
+            object.__setattr__(self, "_reference_model", reference)
         return self._reference_model
 
     # -- Lightning ----------------------------------------------------------------------------------------------------
@@ -278,22 +288,30 @@ class Objective(L.LightningModule):
         self.log_dict(losses, batch_size=_rows(batch), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW (or `optimizer`) on the trainable parameters, with warm-up and decay by step."""
+        """AdamW (or `optimizer`) on the trainable parameters, with warm-up and decay by step.
+
+        Raises:
+            ValueError: if the Trainer has neither a last epoch nor a last step.
+        """
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         make = self.optimizer or (lambda chosen: AdamW(chosen, lr=self.lr, weight_decay=self.weight_decay))
         optimizer = make(parameters)
-        steps = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
-        warmup = round(self.warmup_epochs * steps / epochs)
-        scheduler = get_scheduler(SCHEDULES[self.scheduler], optimizer, min(warmup, steps), steps)
+        steps = self.trainer.estimated_stepping_batches
+        if steps == inf:
+            raise ValueError("max_epochs or max_steps of the Trainer must be set, so that the schedule has an end")
+        epoch_steps = ceil(min(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches, steps))
+        warmup = round(min(self.warmup_epochs * epoch_steps, steps))
+        scheduler = get_scheduler(SCHEDULES[self.scheduler], optimizer, warmup, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the random state, so that dropout continues as it would have."""
-        checkpoint["random_state"] = torch.get_rng_state()
+        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember the random state until training starts.
+        """Keep the initial weights where they will be needed, and the random state until training starts.
 
         Raises:
             ValueError: if the checkpoint lacks a parameter that trains.
@@ -301,13 +319,27 @@ class Objective(L.LightningModule):
         missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
         if missing:
             raise ValueError(f"ckpt_path must hold every trained parameter, got one without {sorted(missing)[:3]}")
-        self._random_state = checkpoint.get("random_state")
+        if self.needs_reference:
+            self.reference_model()
+        self._random_state = checkpoint.get("random_state", {})
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        self._loader_states = loop.get("state_dict", {}).get("combined_loader", [])
 
     def on_train_start(self) -> None:
-        """Continue the random stream of a resumed run."""
-        if getattr(self, "_random_state", None) is not None:
-            torch.set_rng_state(self._random_state.cpu())
-            self._random_state = None
+        """Continue the batches and the random stream of a resumed run.
+
+        Lightning gives a loader its position only if it makes the loader after it read the checkpoint; but to count the
+        steps of the schedule, `configure_optimizers` had it made before.
+        """
+        loader = self.trainer.train_dataloader
+        if self._loader_states and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._loader_states[0])
+        self._loader_states = []
+        if "cpu" in self._random_state:
+            torch.set_rng_state(self._random_state["cpu"].cpu())
+        if "cuda" in self._random_state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(self._random_state["cuda"].cpu(), self.device)
+        self._random_state = {}
 
     def state_dict(self, *args, **kwargs) -> dict[str, Any]:
         """With LoRA, the adapters alone: the base model is not trained, and not saved again."""
@@ -324,6 +356,15 @@ def _plain(*, lora: Lora | None, **values: object) -> dict[str, Any]:
         name: str(value) if isinstance(value, str | Path) else type(value).__name__ for name, value in values.items()
     }
     return {**plain, "lora": None if lora is None else asdict(lora)}
+
+
+def _check_heads(ours: Head, theirs: Head) -> None:
+    """The reference's logits are formed with the model's soft cap and scale, over the same vocabulary."""
+    kinds = [(head.weight.shape[0], head.softcap, head.logit_scale) for head in (ours, theirs)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"reference must have the model's vocabulary size, soft cap and logit scale {kinds[0]}, got {kinds[1]}"
+        )
 
 
 def _compares(fields: Iterable[str]) -> bool:

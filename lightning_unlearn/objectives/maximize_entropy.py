@@ -83,9 +83,17 @@ class MaximizeEntropy(Objective):
             return batch
         if self.scope == "sequence":
             return batch.with_sequence_targets("forget")
-        config = causal_lm(self.model).config.get_text_config()
-        pad = config.pad_token_id if config.pad_token_id is not None else config.eos_token_id
-        return batch.with_padding("forget", self.padded_length, pad)
+        return batch.with_padding("forget", self.padded_length, _pad_id(self.model))
+
+
+def _pad_id(model: nn.Module) -> int:
+    """Return the pad token, or the (first) eos token where there is none."""
+    config = getattr(causal_lm(model), "config", None)
+    for ids in (getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)):
+        first = ids[0] if isinstance(ids, list) and ids else ids
+        if isinstance(first, int) and first >= 0:
+            return first
+    raise ValueError('scope="padded" needs a model with a pad or eos token in its config, got neither')
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
