@@ -5,6 +5,7 @@ Weights are read from safetensors only, and code that comes with a checkpoint is
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -82,8 +83,16 @@ def load_tokenizer(
 
 
 def add_lora(model: nn.Module, lora: Lora) -> nn.Module:
-    """Put low-rank adapters into the model and freeze the rest; returns the peft model."""
+    """Put low-rank adapters into the model and freeze the rest; returns the peft model.
+
+    Raises:
+        ValueError: if the model has adapters already.
+    """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError("lora must be None for a model that has adapters already; they are trained as they are")
 
     settings = asdict(lora)
     config = LoraConfig(
@@ -148,6 +157,9 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
     """Merge into a copy of the weights one by one, so that the live model keeps its adapters to the last bit."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if not _is_plain_lora(model):
+        copy.deepcopy(model).merge_and_unload().save_pretrained(folder)
+        return
     state = {}
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, BaseTunerLayer):
@@ -162,13 +174,22 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
     inner.save_pretrained(folder, state_dict={name: value for name, value in state.items() if name not in tied})
 
 
+def _is_plain_lora(model: nn.Module) -> bool:
+    """Whether merging is no more than adding a product to each weight: other adapters need a copy of the model."""
+    return all(
+        config.peft_type == "LORA" and not (config.use_dora or config.lora_bias or config.modules_to_save)
+        for config in model.peft_config.values()
+    )
+
+
 def _load_adapter(folder: Path, options: dict) -> nn.Module:
-    from peft import AutoPeftModelForCausalLM
+    from peft import PeftConfig, PeftModel
 
     if not (folder / "adapter_model.safetensors").exists():
         raise OSError(f"no adapter_model.safetensors in {folder}")
-    options = {key: value for key, value in options.items() if key != "use_safetensors"}
-    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **options)
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    model = AutoModelForCausalLM.from_pretrained(base, **options)
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
 def _layer_prefixes(model: nn.Module, layers: Sequence[int]) -> list[str]:
