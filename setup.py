@@ -59,7 +59,7 @@ setup(
         "torchmetrics>=1.7",
         "datasets>=4",
         "peft>=0.18",
-        "jsonargparse[signatures]>=4.40",
+        "jsonargparse[signatures]>=4.49",
         "rouge-score>=0.1.2",
         "scipy>=1.13",
         "jinja2>=3.1",

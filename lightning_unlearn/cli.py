@@ -22,7 +22,7 @@ COMMANDS = {
     "fit": "make a model forget, and write a run folder with the evidence",
     "validate": "evaluate a model on the validation rows",
     "test": "run the evaluation protocols on a model",
-    "predict": "run the Trainer's predict loop",
+    "predict": "run the predict loop of a data module that has one",
     "demo": "train, unlearn and report on built-in fictitious authors, on a CPU",
     "report": "write a run's report, or compare runs",
     "export": "write a checkpoint as a folder that from_pretrained loads",

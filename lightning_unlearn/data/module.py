@@ -165,6 +165,10 @@ class UnlearningDataModule(LightningDataModule, ABC):
         """Return the forget rows in order with as many retain rows as in training."""
         return OrderedBatches(self._tokenise(), **self._share())
 
+    def test_dataloader(self) -> OrderedBatches:
+        """Return the rows of validation: the protocols themselves run in a callback."""
+        return self.val_dataloader()
+
     def _share(self) -> dict[str, Any]:
         sampler = (self.trainer.distributed_sampler_kwargs if self.trainer is not None else None) or {}
         return {
