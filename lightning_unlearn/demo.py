@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lightning_unlearn.callbacks.evaluation import Evaluate
 from lightning_unlearn.callbacks.run_folder import RunFolder
 from lightning_unlearn.callbacks.throughput import Throughput
+from lightning_unlearn.data.authors.people import TOPICS
 from lightning_unlearn.data.bpe import train_tokenizer
 from lightning_unlearn.data.fictitious import FictitiousAuthors
 from lightning_unlearn.data.module import UnlearningDataModule
@@ -156,10 +158,11 @@ def _tokenised_data(data: str, output: Path, *, forget_rows: int, retain_rows: i
     """Make the data module, and the tokenizer from its rows."""
     folder = output / "tokenizer"
     options = {"tokenizer": folder, "batch_size": 4, "seed": seed, "max_length": 256}
+    limits = {"max_forget_rows": forget_rows, "max_retain_rows": retain_rows}
     if data == "fictitious":
-        source = FictitiousAuthors(forget_rows=forget_rows, retain_rows=retain_rows, **options)
+        gone, kept = ceil(forget_rows / len(TOPICS)), ceil(retain_rows / len(TOPICS))
+        source = FictitiousAuthors(authors=gone + kept, forget_authors=gone, world=seed, **limits, **options)
     else:
-        limits = {"max_forget_rows": forget_rows, "max_retain_rows": retain_rows}
         source = TOFU(forget="forget10", data=data, **limits, **options)
     if not (folder / "tokenizer.json").exists():
         texts = [f"{record.question}\n{record.answer}" for record in source.training_records()]

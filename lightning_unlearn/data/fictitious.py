@@ -17,7 +17,9 @@ class FictitiousAuthors(UnlearningDataModule):
         authors: how many there are.
         forget_authors: how many of them to forget.
         world: seed of the generator; another one is another set of authors.
-        evaluation_authors: how many forgotten and kept authors are evaluated at most (those next to the border).
+        evaluation_authors: how many forgotten and how many kept authors are evaluated at most.
+        max_forget_rows: keep only the first rows to forget.
+        max_retain_rows: keep only the first rows to keep.
         options: options of `UnlearningDataModule`.
 
     Raises:
@@ -31,6 +33,8 @@ class FictitiousAuthors(UnlearningDataModule):
         forget_authors: int = 2,
         world: int = 0,
         evaluation_authors: int = 20,
+        max_forget_rows: int | None = None,
+        max_retain_rows: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -38,19 +42,24 @@ class FictitiousAuthors(UnlearningDataModule):
             raise ValueError(f"forget_authors must be in [1, authors = {authors}), got {forget_authors}")
         if evaluation_authors < 1:
             raise ValueError(f"evaluation_authors must be at least 1, got {evaluation_authors}")
+        for name, limit in (("max_forget_rows", max_forget_rows), ("max_retain_rows", max_retain_rows)):
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name} must be at least 1, got {limit}")
         if world < 0:
             raise ValueError(f"world must not be negative, got {world}")
         self.authors = authors
         self.forget_authors = forget_authors
         self.world = world
         self.evaluation_authors = evaluation_authors
+        self.max_forget_rows = max_forget_rows
+        self.max_retain_rows = max_retain_rows
 
     def people(self, role: str, *, limit: int | None = None) -> list[Author]:
         """Return the authors of "forget" or "retain".
 
         Args:
             role: "forget" or "retain".
-            limit: at most so many, those next to the border between the two.
+            limit: at most so many, the first.
 
         Raises:
             ValueError: for another role.
@@ -59,19 +68,18 @@ class FictitiousAuthors(UnlearningDataModule):
         if role == "forget":
             return list(generate_authors(min(self.forget_authors, limit or self.authors), self.world, start=border))
         if role == "retain":
-            count = min(border, limit or self.authors)
-            return list(generate_authors(count, self.world, start=border - count))
+            return list(generate_authors(min(border, limit or self.authors), self.world))
         raise ValueError(f'role must be "forget" or "retain", got "{role}"')
 
     def read_records(self) -> dict[str, list[Record]]:
         """Return the rows of both roles, without the paraphrases that only evaluation needs."""
-        return {role: _rows(self.people(role), evaluation=False) for role in ("forget", "retain")}
+        return self._limited({role: _rows(self.people(role), evaluation=False) for role in ("forget", "retain")})
 
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
         """Return rows with paraphrased and perturbed answers, and general facts."""
         evaluated = {role: self.people(role, limit=self.evaluation_authors) for role in ("forget", "retain")}
         return {
-            **{role: _rows(people, evaluation=True) for role, people in evaluated.items()},
+            **self._limited({role: _rows(people, evaluation=True) for role, people in evaluated.items()}),
             "real_authors": real_authors(),
             "world_facts": world_facts(),
         }
@@ -81,6 +89,10 @@ class FictitiousAuthors(UnlearningDataModule):
         kept = self.people("retain")
         near = {author.index: author for gone in self.people("forget") for author in neighbours(gone, kept)}
         return _rows([near[index] for index in sorted(near)], evaluation=True)
+
+    def _limited(self, rows: dict[str, list[Record]]) -> dict[str, list[Record]]:
+        limits = {"forget": self.max_forget_rows, "retain": self.max_retain_rows}
+        return {role: records[: limits[role]] for role, records in rows.items()}
 
 
 def _rows(people: list[Author], *, evaluation: bool) -> list[Record]:

@@ -29,6 +29,15 @@ def test_evaluated_rows_are_rows_of_the_roles(tiny_tokenizer):
         assert all(row_key(record) in rows for record in data.evaluation_sets()[role])
 
 
+def test_limits_also_limit_what_is_evaluated(tiny_tokenizer):
+    data = FictitiousAuthors(tokenizer=tiny_tokenizer, max_forget_rows=3, max_retain_rows=30, evaluation_authors=1)
+    assert {role: len(rows) for role, rows in data.records().items()} == {"forget": 3, "retain": 30}
+    assert [row_key(r) for r in data.evaluation_sets()["forget"]] == [row_key(r) for r in data.records()["forget"]]
+    assert [row_key(r) for r in data.evaluation_sets()["retain"]] == [row_key(r) for r in data.records()["retain"][:20]]
+    with pytest.raises(ValueError, match="max_retain_rows must be at least 1, got 0"):
+        FictitiousAuthors(tokenizer=tiny_tokenizer, max_retain_rows=0)
+
+
 def test_forgotten_authors_are_the_last_and_never_kept(tiny_tokenizer):
     data = FictitiousAuthors(tokenizer=tiny_tokenizer, authors=7, forget_authors=3)
     assert [author.index for author in data.people("forget")] == [4, 5, 6]
