@@ -28,10 +28,15 @@ class Rendered(NamedTuple):
 class Template(Protocol):
     """Turns records into text."""
 
-    special_tokens: bool
-    """Whether the tokenizer must add its special tokens (false where the text already holds them)."""
-    end_token: str
-    """The token that ends an answer."""
+    @property
+    def special_tokens(self) -> bool:
+        """Whether the tokenizer must add its special tokens (false where the text already holds them)."""
+        ...
+
+    @property
+    def end_token(self) -> str:
+        """The token that ends an answer."""
+        ...
 
     def prompt(self, record: Record, question: str) -> tuple[str, str]:
         """Return the prompt and what separates the answer from it."""
