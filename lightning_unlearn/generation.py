@@ -108,12 +108,12 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
 def _options(max_new_tokens: int, temperature: float, stops: list[int], pad: int) -> Any:
     from transformers import GenerationConfig
 
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    greedy = {"do_sample": False, "temperature": 1.0, "top_k": 50}  # transformers warns of other values
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
     return GenerationConfig(
-        **{"temperature": 1.0, **sampling},
+        **(sampling if temperature > 0 else greedy),
         max_new_tokens=max_new_tokens,
         num_beams=1,
-        top_k=0,
         top_p=1.0,
         typical_p=1.0,
         min_length=0,

@@ -124,3 +124,16 @@ def test_left_pad():
     ids, mask = left_pad([[5], [6, 7, 8]], 2)
     assert ids.tolist() == [[2, 2, 5], [6, 7, 8]]
     assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+
+
+def test_transformers_has_nothing_to_warn_of(model, tiny_tokenizer, caplog):
+    from transformers.utils import logging
+
+    logging.enable_propagation()
+    try:
+        model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9, top_k=20)
+        generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=2)
+        generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=2, temperature=0.7)
+    finally:
+        logging.disable_propagation()
+    assert not caplog.records

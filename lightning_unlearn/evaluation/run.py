@@ -47,8 +47,8 @@ def evaluate(
     batch_size: int = 32,
     temperature: float = 0.0,
     tokens_per_batch: int = 8192,
-    sentence_encoder: SentenceEncoder | str | Path | None = DEFAULT_SENTENCE_ENCODER,
-    entailment: NLIModel | str | Path | None = DEFAULT_NLI_MODEL,
+    sentence_encoder: str | Path | SentenceEncoder | None = DEFAULT_SENTENCE_ENCODER,
+    entailment: str | Path | NLIModel | None = DEFAULT_NLI_MODEL,
     output: str | Path | None = None,
     done: Iterable[Sample] = (),
     on_samples: Callable[[list[Sample]], None] | None = None,
@@ -133,7 +133,7 @@ def select_rows(rows: int, max_rows: int | None) -> list[int]:
 
 
 def substitutes(
-    sentence_encoder: SentenceEncoder | str | Path | None, entailment: NLIModel | str | Path | None
+    sentence_encoder: str | Path | SentenceEncoder | None, entailment: str | Path | NLIModel | None
 ) -> dict[str, str | None]:
     """Name what stands in for the papers' kind of model, by metric; None where a model was loaded by name or folder.
 

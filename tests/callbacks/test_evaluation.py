@@ -339,3 +339,13 @@ def test_settings_are_on_record(world):
     assert metrics["settings"]["max_new_tokens"] == 6
     assert metrics["substitutes"]["cosine_similarity"].startswith("callable: ")
     assert evaluation._name("lexical") == "lexical"
+
+
+def test_options_survive_the_command_lines_saved_config():
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_class_arguments(Evaluate, "evaluate")
+    saved = parser.dump(parser.parse_args(["--evaluate.sentence_encoder=lexical", "--evaluate.entailment=./nli.v2"]))
+    options = parser.instantiate_classes(parser.parse_string(saved)).evaluate
+    assert (options.sentence_encoder, options.entailment) == ("lexical", "./nli.v2")

@@ -1,5 +1,7 @@
 """Running a model over sets: samples against their definitions, resuming, choice of rows."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -199,7 +201,7 @@ def test_select_rows_is_nested_spread_and_complete(rows):
     for few in range(1, rows):
         assert set(select_rows(rows, few)) < set(select_rows(rows, few + 1))
     edges = [-1, *select_rows(rows, max(1, rows // 4)), rows]
-    assert max(right - left for left, right in zip(edges, edges[1:], strict=False)) <= 8
+    assert max(right - left for left, right in pairwise(edges)) <= 8
 
 
 def test_select_rows_does_not_fall_in_with_a_period():
