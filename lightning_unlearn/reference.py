@@ -90,7 +90,10 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
         return AdapterOff(model)
     if reference in ("auto", "copy"):
         return Frozen(copy.deepcopy(model).requires_grad_(False))
-    return Frozen(load_causal_lm(reference))
+    try:
+        return Frozen(load_causal_lm(reference))
+    except ValueError as error:
+        raise ValueError(f"reference must be one of {', '.join(MODES)}, a module or a checkpoint: {error}") from error
 
 
 def _adapters_start_at_zero(model: nn.Module) -> bool:
