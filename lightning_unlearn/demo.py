@@ -157,8 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tokenised_data(data: str, output: Path, *, forget_rows: int, retain_rows: int, seed: int) -> UnlearningDataModule:
     """Make the data module, and the tokenizer from its rows."""
     folder = output / "tokenizer"
-    options = {"tokenizer": folder, "batch_size": 4, "seed": seed, "max_length": 256}
-    limits = {"max_forget_rows": forget_rows, "max_retain_rows": retain_rows}
+    options: dict[str, Any] = {"tokenizer": folder, "batch_size": 4, "seed": seed, "max_length": 256}
+    limits: dict[str, Any] = {"max_forget_rows": forget_rows, "max_retain_rows": retain_rows}
     if data == "fictitious":
         gone, kept = ceil(forget_rows / len(TOPICS)), ceil(retain_rows / len(TOPICS))
         source = FictitiousAuthors(authors=gone + kept, forget_authors=gone, world=seed, **limits, **options)

@@ -62,12 +62,13 @@ def parse_row(row: Any, source: str, *, question_key: str = "question", answer_k
     """
     if not isinstance(row, Mapping):
         raise RecordError(f"{source}: a row must be an object with fields, got {shown(row)}")
+    earlier: tuple[dict[str, str], ...] = ()
     if question_key in row or answer_key in row:
-        question, answer, earlier = _text(row, question_key, source), _text(row, answer_key, source), ()
+        question, answer = _text(row, question_key, source), _text(row, answer_key, source)
     elif "messages" in row:
         question, answer, earlier = _chat(row["messages"], source)
     elif "text" in row:
-        question, answer, earlier = "", _text(row, "text", source), ()
+        question, answer = "", _text(row, "text", source)
     else:
         raise RecordError(
             f'{source}: a row must have "{question_key}" and "{answer_key}", or "messages", or "text"; '

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import ceil, floor, inf
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ class UnlearningLoader:
         limit: Callable[[], float] = lambda: inf,
     ) -> None:
         _check(rows, batch_size, retain_per_forget, seed, rank, world_size)
-        self.rows = dict(rows)
+        self.rows: dict[str, Any] = dict(rows)
         self.batch_size = batch_size
         self.retain_per_forget = retain_per_forget
         self.seed = seed

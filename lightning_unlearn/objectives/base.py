@@ -104,7 +104,7 @@ class Objective(L.LightningModule):
         self.scheduler = scheduler
         self.optimizer = optimizer
         self.gradient_checkpointing = gradient_checkpointing
-        self.load_options = {
+        self.load_options: dict[str, Any] = {
             "dtype": dtype,
             "attn_implementation": attn_implementation,
             "trust_remote_code": trust_remote_code,
