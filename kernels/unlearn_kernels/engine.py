@@ -36,9 +36,12 @@ def summarise(
     return Summary(own, reference, labels, vocabulary), kept
 
 
-def extra_buffers(statistics: tuple[str, ...]) -> int:
-    """Tiles that the forward pass takes beyond its scratch buffers: two for a second moment."""
-    return 2 if "log_prob_variance" in statistics else 0
+def tile_buffers(statistics: tuple[str, ...], has_reference: bool) -> int:
+    """Tile-sized buffers that the passes take at most: scratch, and temporaries of the first and second moments."""
+    moments = (
+        2 if "log_prob_variance" in statistics else int(bool({"entropy", "reference_cross_entropy"} & {*statistics}))
+    )
+    return (5 if has_reference else 2) + moments
 
 
 def values(summary: Summary, statistics: tuple[str, ...], index: Tensor | None, tokens: int) -> tuple[Tensor, ...]:

@@ -33,7 +33,8 @@ def wanted_sums(statistics: tuple[str, ...]) -> tuple[Wants, Wants]:
         index=bool(names & {"max_logit", "top_other_log_prob", "top_token"}),
     )
     cross = "reference_cross_entropy" in names
-    return own, Wants(first=cross, gap=cross or "reference_kl" in names)
+    forward = cross or "reference_kl" in names
+    return own, Wants(first=cross, gap=forward, excess=forward or "reverse_kl" in names)
 
 
 @dataclass
@@ -114,8 +115,13 @@ class Summary:
 
     @cached_property
     def partition_gap(self) -> Tensor:
-        """The difference log sum exp(z) - log sum exp(r)."""
-        return (self.p.total / self.q.total).log() + (self.p.maximum - self.q.maximum)
+        """The difference log sum exp(z) - log sum exp(r), as log E_q[exp(z - r)] where the models are close.
+
+        Near p = q that keeps the digits of z - r, which a difference of two logarithms loses.
+        """
+        excess = known(self.q.excess) / self.q.total
+        far = (self.p.total / self.q.total).log() + (self.p.maximum - self.q.maximum)
+        return torch.where(excess.abs() < 0.5, excess.log1p(), far)
 
     def log_prob(self) -> Tensor:
         """The field."""

@@ -166,7 +166,7 @@ def _prepare(
     tiling = plan(
         len(labels),
         len(weight),
-        buffers=2 * len(sources) + engine.extra_buffers(call.statistics) + own.extra_buffers(),
+        buffers=engine.tile_buffers(call.statistics, reference is not None) + own.extra_buffers(),
         logits=len(sources),
         column_bytes=sum(source.column_bytes() for source in sources),
         dtype=dtype,

@@ -110,7 +110,7 @@ def _prepare(
     tiling = plan(
         len(labels),
         logits.shape[1],
-        buffers=(2 if reference is None else 4) + 1 + engine.extra_buffers(statistics),
+        buffers=engine.tile_buffers(statistics, reference is not None) + 1,
         logits=1,
         column_bytes=0,
         dtype=dtype,

@@ -26,6 +26,7 @@ class Wants:
         first: sum e^d d.
         second: second central moment of d under e^d.
         gap: sum e^d (z - r), needs the reference.
+        excess: sum e^d (exp(z - r) - 1), for the reference's sums.
         index: column of the maximum.
     """
 
@@ -33,6 +34,7 @@ class Wants:
     first: bool = False
     second: bool = False
     gap: bool = False
+    excess: bool = False
     index: bool = False
 
 
@@ -46,7 +48,8 @@ class Partial:
         logit_sum: sum z.
         first: sum e d.
         second: sum e (d - first / total)^2.
-        gap: sum e (z - r), r the other model's logits.
+        gap: sum e (z - r), z the model's logits and r the reference's.
+        excess: sum e (exp(z - r) - 1); not finite where z - r is huge.
         index: column of the maximum, the smallest among equals, int64.
     """
 
@@ -56,6 +59,7 @@ class Partial:
     first: Tensor | None = None
     second: Tensor | None = None
     gap: Tensor | None = None
+    excess: Tensor | None = None
     index: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
@@ -99,6 +103,8 @@ def merge(a: Partial, b: Partial) -> Partial:
         merged.logit_sum = a.logit_sum + b.logit_sum
     if a.gap is not None and b.gap is not None:
         merged.gap = a.gap * scale_a + b.gap * scale_b
+    if a.excess is not None and b.excess is not None:
+        merged.excess = a.excess * scale_a + b.excess * scale_b
     if a.first is not None and b.first is not None:
         first_a, first_b = a.first * scale_a + total_a * shift_a, b.first * scale_b + total_b * shift_b
         merged.first = first_a + first_b
@@ -130,6 +136,7 @@ def single(like: Partial, logit: Tensor, gap: Tensor | None, index: Tensor) -> P
         first=None if like.first is None else zero,
         second=None if like.second is None else zero,
         gap=None if like.gap is None else gap,
+        excess=None if like.excess is None or gap is None else gap.expm1(),
         index=None if like.index is None else index,
     )
 
@@ -184,10 +191,8 @@ def centre_(tile: Tensor, label: Column, start: int, wants: Wants) -> Partial:
     return partial
 
 
-def accumulate(
-    partial: Partial, centred: Tensor, label: Column, wants: Wants, work: Tensor, difference: Tensor | None
-) -> None:
-    """Add the sums over a centred slice to its Partial.
+def accumulate(partial: Partial, centred: Tensor, label: Column, wants: Wants, work: Tensor) -> Tensor:
+    """Add the sums over a centred slice to its Partial, those with a reference apart.
 
     Args:
         partial: what `centre_` returned.
@@ -195,16 +200,36 @@ def accumulate(
         label: the label's column.
         wants: the sums to take.
         work: scratch of the same shape.
-        difference: this model's centred logits minus the other's, [N, C], for the gap; overwritten.
+
+    Returns:
+        e, in `work`.
     """
     weights = torch.exp(centred, out=work)
     label.fill_(weights, 0.0)
     partial.total = weights.sum(1)
-    if wants.gap and difference is not None:
-        partial.gap = difference.mul_(weights).sum(1)
-    if wants.second:
+    if wants.first:
         partial.first = (weights * centred).sum(1)
-        mean = partial.first / partial.total.clamp_min(torch.finfo(weights.dtype).tiny)
+    if wants.second:
+        mean = known(partial.first) / partial.total.clamp_min(torch.finfo(weights.dtype).tiny)
         partial.second = (centred - mean.unsqueeze(1)).square_().mul_(weights).sum(1)
-    elif wants.first:
-        partial.first = weights.mul_(centred).sum(1)
+    return weights
+
+
+def accumulate_gap(
+    partial: Partial, weights: Tensor, difference: Tensor, shift: Tensor, wants: Wants, work: Tensor
+) -> None:
+    """Add the sums of z - r over a slice to a Partial.
+
+    Args:
+        partial: the model's or the reference's Partial of this slice.
+        weights: its e, [N, C]; overwritten.
+        difference: the model's centred logits minus the reference's, [N, C]; left as it is.
+        shift: the model's centre minus the reference's, [N].
+        wants: the sums to take.
+        work: scratch of the same shape.
+    """
+    if wants.excess:
+        excess = torch.add(difference, shift.unsqueeze(1), out=work).expm1_()
+        partial.excess = excess.mul_(weights).sum(1)
+    if wants.gap:
+        partial.gap = weights.mul_(difference).sum(1) + shift * partial.total

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unlearn_kernels.fields import Coefficients, Summary
-from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, centre_, known, merge
+from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, accumulate_gap, centre_, known, merge
 from unlearn_kernels.tiles import Buffers, Tiling
 
 
@@ -82,7 +82,7 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
         What is known of the model's and of the reference's logits, and the kept tiles: centred logits and their
         centres, in the order of `Pass.tiles`, the model's before the reference's.
     """
-    buffers = run.buffers(2 if run.reference is None else 4)
+    buffers = run.buffers(2 if run.reference is None else 5)
     own, reference = _Collector(run, run.own, wants[0]), None
     if run.reference is not None:
         reference = _Collector(run, run.reference, wants[1])
@@ -96,12 +96,16 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
         kept += [tile, partial.maximum] if keep else []
         work = buffers.tile(1, *shape)
         if reference is None:
-            accumulate(partial, tile, label, wants[0], work, None)
+            accumulate(partial, tile, label, wants[0], work)
         else:
             other = run.new_tile(*shape) if keep else buffers.tile(2, *shape)
             second = reference.centre(other, label, rows, columns)
             kept += [other, second.maximum] if keep else []
-            _accumulate_both(partial, tile, second, other, label, wants, work, buffers.tile(3, *shape))
+            difference = torch.sub(tile, other, out=buffers.tile(3, *shape))
+            shift = partial.maximum - second.maximum
+            for part, centred, want in ((partial, tile, wants[0]), (second, other, wants[1])):
+                weights = accumulate(part, centred, label, want, work)
+                accumulate_gap(part, weights, difference, shift, want, buffers.tile(4, *shape))
             reference.merge(block, second)
         own.merge(block, partial)
     return own.result(), None if reference is None else reference.result(), kept
@@ -133,25 +137,6 @@ class _Collector:
         return Side(
             Partial.of([None if x[0] is None else torch.cat([known(y) for y in x]) for x in columns]), self.label
         )
-
-
-def _accumulate_both(
-    own: Partial,
-    tile: Tensor,
-    reference: Partial,
-    other: Tensor,
-    label: Column,
-    wants: tuple[Wants, Wants],
-    work: Tensor,
-    difference: Tensor,
-) -> None:
-    """`accumulate` for the model's and the reference's tile, with the gaps sum e (z - r)."""
-    shift = own.maximum - reference.maximum
-    for partial, centred, want in ((own, tile, wants[0]), (reference, other, wants[1])):
-        gap = torch.sub(tile, other, out=difference) if want.gap else None
-        accumulate(partial, centred, label, want, work, gap)
-        if partial.gap is not None:
-            partial.gap += shift * partial.total
 
 
 def backward_pass(

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from unlearn_kernels import linear_token_statistics, token_statistics
 
 HIDDEN, WEIGHT, LABELS = torch.zeros(4, 3), torch.zeros(5, 3), torch.tensor([0, 4, -100, 1])
@@ -8,13 +9,19 @@ HIDDEN, WEIGHT, LABELS = torch.zeros(4, 3), torch.zeros(5, 3), torch.tensor([0, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden": torch.zeros(2, 2, 3)}, r"hidden: expected a tensor of shape \('any', 'any'\), got shape \(2, 2, 3\)"),
+        (
+            {"hidden": torch.zeros(2, 2, 3)},
+            r"hidden: expected a tensor of shape \('any', 'any'\), got shape \(2, 2, 3\)",
+        ),
         ({"hidden": torch.zeros(4, 3, dtype=torch.int64)}, "hidden: expected a floating-point tensor"),
         ({"hidden": "x"}, "hidden: .* got 'x'"),
         ({"weight": torch.zeros(5, 2)}, r"weight: expected a tensor of shape \('any', 3\), got shape \(5, 2\)"),
         ({"weight": torch.zeros(0, 3)}, "weight: expected at least one row, got 0"),
         ({"weight": torch.zeros(5, 3, device="meta")}, "weight: expected a tensor on cpu"),
-        ({"labels": torch.zeros(4)}, r"labels: expected an int64 tensor of shape \(4,\), got shape \(4,\), torch.float32"),
+        (
+            {"labels": torch.zeros(4)},
+            r"labels: expected an int64 tensor of shape \(4,\), got shape \(4,\), torch.float32",
+        ),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"labels: .* got shape \(3,\)"),
         ({"labels": torch.tensor([0, 5, 0, 0])}, r"labels: expected ignore_index or a token in \[0, 5\), got 5"),
         ({"labels": torch.tensor([0, -1, 0, 0])}, r"labels: .* got -1"),

@@ -5,6 +5,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+
 from unlearn_kernels import linear_token_statistics
 from unlearn_kernels.reference import dense_linear_token_statistics
 from unlearn_kernels.statistics import FIELDS, NOT_DIFFERENTIABLE
@@ -343,7 +344,14 @@ class NoFunctions(TorchFunctionMode):
     """Fails where the host reads a tensor's value."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        assert getattr(function, "__name__", "") not in ("item", "tolist", "nonzero", "__int__", "__bool__", "__float__")
+        assert getattr(function, "__name__", "") not in (
+            "item",
+            "tolist",
+            "nonzero",
+            "__int__",
+            "__bool__",
+            "__float__",
+        )
         return function(*args, **(kwargs or {}))
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from unlearn_kernels import token_statistics
 from unlearn_kernels.reference import dense_token_statistics
 from unlearn_kernels.statistics import FIELDS, NOT_DIFFERENTIABLE

@@ -1,9 +1,10 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unlearn_kernels.merge import Column, Partial, Wants, accumulate, centre_, known, merge, single
 
-WANTS = Wants(logit_sum=True, first=True, second=True, gap=True, index=True)
+from unlearn_kernels.merge import Column, Partial, Wants, accumulate, accumulate_gap, centre_, known, merge, single
+
+WANTS = Wants(logit_sum=True, first=True, second=True, gap=True, excess=True, index=True)
 
 
 def reduce(z: torch.Tensor, start: int, labels: torch.Tensor, other: torch.Tensor) -> Partial:
@@ -11,9 +12,10 @@ def reduce(z: torch.Tensor, start: int, labels: torch.Tensor, other: torch.Tenso
     label = Column(labels, start, z.shape[1])
     centred = z.clone()
     partial = centre_(centred, label, start, WANTS)
-    gap = z - other
-    label.fill_(gap, 0.0)
-    accumulate(partial, centred, label, WANTS, torch.empty_like(z), gap)
+    difference = z - partial.maximum[:, None] - other
+    label.fill_(difference, 0.0)
+    weights = accumulate(partial, centred, label, WANTS, torch.empty_like(z))
+    accumulate_gap(partial, weights, difference, partial.maximum, WANTS, torch.empty_like(z))
     return partial
 
 
@@ -30,13 +32,16 @@ def expected(z: torch.Tensor, other: torch.Tensor) -> dict[str, torch.Tensor]:
         "first": (e * d).sum(1),
         "second": (e * (d - mean[:, None]) ** 2).sum(1),
         "gap": (e * (z - other)).sum(1),
+        "excess": (e * (z - other).expm1()).sum(1),
         "index": index,
     }
 
 
 def check(partial: Partial, sums: dict[str, torch.Tensor]) -> None:
     for name, value in sums.items():
-        torch.testing.assert_close(getattr(partial, name), value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            getattr(partial, name), value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -44,12 +49,11 @@ def check(partial: Partial, sums: dict[str, torch.Tensor]) -> None:
 def test_any_cut_and_any_grouping_give_the_whole(seed, widths, scale):
     generator = torch.Generator().manual_seed(seed)
     total = sum(widths)
-    z, other = (torch.randn(4, total, generator=generator, dtype=torch.float64) * scale for _ in range(2))
+    z = torch.randn(4, total, generator=generator, dtype=torch.float64) * scale
+    other = z - torch.randn(4, total, generator=generator, dtype=torch.float64)
     labels = torch.randint(total, (4,), generator=generator)
     starts = [sum(widths[:i]) for i in range(len(widths))]
-    parts = [
-        reduce(z[:, a : a + w], a, labels, other[:, a : a + w]) for a, w in zip(starts, widths, strict=True)
-    ]
+    parts = [reduce(z[:, a : a + w], a, labels, other[:, a : a + w]) for a, w in zip(starts, widths, strict=True)]
     z_y, r_y = (x.gather(1, labels[:, None]).squeeze(1) for x in (z, other))
     parts.append(single(parts[0], z_y, z_y - r_y, labels))
     left = parts[0]
@@ -69,7 +73,13 @@ def test_a_slice_with_nothing_but_the_label_is_the_neutral_element():
     empty = reduce(torch.tensor([[9.0]]), 3, labels, torch.tensor([[9.0]]))
     assert empty.total.item() == 0
     for merged in (merge(some, empty), merge(empty, some)):
-        check(merged, {name: getattr(some, name) for name in ("maximum", "total", "logit_sum", "first", "second", "gap")})
+        check(
+            merged,
+            {
+                name: getattr(some, name)
+                for name in ("maximum", "total", "logit_sum", "first", "second", "gap", "excess")
+            },
+        )
         assert known(merged.index).item() == 0
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from unlearn_kernels import linear_token_statistics, token_statistics
 from unlearn_kernels.reference import DEFINITIONS, dense_linear_token_statistics, dense_token_statistics
 from unlearn_kernels.statistics import FIELDS

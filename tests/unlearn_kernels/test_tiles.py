@@ -1,6 +1,9 @@
+from itertools import pairwise
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from unlearn_kernels.tiles import Buffers, cut, plan, restore
 
 
@@ -34,10 +37,8 @@ def test_tiles_cover_everything_within_the_cap(tokens, vocabulary, buffers, colu
     for slices, total in ((tiling.rows, tokens), (tiling.columns, vocabulary)):
         assert slices[0].start == 0
         assert slices[-1].stop == total
-        assert all(a.stop == b.start for a, b in zip(slices, slices[1:], strict=False))
-    bytes_used, elements = used(
-        tiling, buffers=buffers, logits=2, column_bytes=column_bytes, item=4, tokens=tokens
-    )
+        assert all(a.stop == b.start for a, b in pairwise(slices))
+    bytes_used, elements = used(tiling, buffers=buffers, logits=2, column_bytes=column_bytes, item=4, tokens=tokens)
     assert bytes_used <= cap or elements <= max(1, tiling.rows[0].stop)
     assert tiling.elements == elements
     assert keep or tiling.kept == 0
