@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
 
+from lightning_unlearn import resume
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.forward import Head, hidden_states, output_head
@@ -111,8 +112,8 @@ class Objective(L.LightningModule):
         }
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.configured = False
-        self._random_state: dict[str, Tensor] = {}
-        self._loader_states: list[dict[str, Any]] = []
+        self._step_open = False  # whether gradients wait for the rest of their optimiser step
+        self._resumed: tuple[dict[str, Any], dict[str, Any] | None] | None = None
         self.strict_loading = self.lora is None  # with LoRA a checkpoint holds the adapters alone
         self.hparams.update(_plain(model=model, retain=retain, reference=reference, lora=self.lora))
 
@@ -273,6 +274,7 @@ class Objective(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute and log the losses of a micro-batch."""
         losses = self.losses(batch)
+        self._step_open = True
         logged = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(logged, prog_bar=True, batch_size=1)
         return losses["loss"]
@@ -304,14 +306,16 @@ class Objective(L.LightningModule):
         scheduler = get_scheduler(SCHEDULES[self.scheduler], optimizer, warmup, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Note that the gradients so far are about to be used."""
+        self._step_open = False
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the random state, so that dropout continues as it would have."""
-        checkpoint["random_state"] = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            checkpoint["random_state"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        """Save what an exact resume needs, see `lightning_unlearn.resume`."""
+        checkpoint["training_state"] = resume.training_state(self, step_open=self._step_open)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the initial weights where they will be needed, and the random state until training starts.
+        """Keep the initial weights where they will be needed, and what training continues from.
 
         Raises:
             ValueError: if the checkpoint lacks a parameter that trains.
@@ -321,25 +325,14 @@ class Objective(L.LightningModule):
             raise ValueError(f"ckpt_path must hold every trained parameter, got one without {sorted(missing)[:3]}")
         if self.needs_reference:
             self.reference_model()
-        self._random_state = checkpoint.get("random_state", {})
-        loop = checkpoint.get("loops", {}).get("fit_loop", {})
-        self._loader_states = loop.get("state_dict", {}).get("combined_loader", [])
+        self._resumed = (checkpoint.get("training_state", {}), resume.loader_position(checkpoint))
 
     def on_train_start(self) -> None:
-        """Continue the batches and the random stream of a resumed run.
-
-        Lightning gives a loader its position only if it makes the loader after it read the checkpoint; but to count the
-        steps of the schedule, `configure_optimizers` had it made before.
-        """
-        loader = self.trainer.train_dataloader
-        if self._loader_states and hasattr(loader, "load_state_dict"):
-            loader.load_state_dict(self._loader_states[0])
-        self._loader_states = []
-        if "cpu" in self._random_state:
-            torch.set_rng_state(self._random_state["cpu"].cpu())
-        if "cuda" in self._random_state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(self._random_state["cuda"].cpu(), self.device)
-        self._random_state = {}
+        """Continue a resumed run where it was."""
+        if self._resumed is not None:
+            resume.restore(self, *self._resumed)
+            self._step_open = bool(self._resumed[0].get("gradients"))
+            self._resumed = None
 
     def state_dict(self, *args, **kwargs) -> dict[str, Any]:
         """With LoRA, the adapters alone: the base model is not trained, and not saved again."""
