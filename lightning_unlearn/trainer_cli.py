@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
@@ -26,7 +26,7 @@ from lightning_unlearn.callbacks.run_folder import RunFolder
 from lightning_unlearn.callbacks.throughput import Throughput
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.objectives.base import Objective
-from lightning_unlearn.usage import UsageError, explain
+from lightning_unlearn.usage import OneLineErrors, UsageError, explain
 
 TRAINER_DEFAULTS = {
     "max_epochs": 5,
@@ -55,14 +55,17 @@ def import_modules(package: Any) -> None:
         import_module(module.name)
 
 
-class UnlearnParser(LightningArgumentParser):
+class UnlearnParser(OneLineErrors, LightningArgumentParser):
     """A parser whose mistakes are UsageErrors of one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as one line, with the nearest known option where one was misspelt."""
-        if not self.exit_on_error:  # a parser of one class's options: its message becomes part of the outer one's
-            super().error(message, ex)
-        raise UsageError(explain(message, known_words(self))) from ex
+    def known_words(self) -> Iterator[str]:
+        """Yield options, and our classes with their arguments."""
+        yield from super().known_words()
+        for base in (Objective, UnlearningDataModule):
+            for cls in _subclasses(base):
+                yield cls.__name__
+                for ancestor in cls.__mro__:
+                    yield from inspect.signature(ancestor).parameters if "__init__" in vars(ancestor) else ()
 
 
 class SaveConfig(SaveConfigCallback):
@@ -162,20 +165,6 @@ def default_run_folder(config: Namespace) -> str:
     if isinstance(forget, str):
         words.append(Path(forget).stem)
     return str(Path("runs") / "-".join(_snake(word) for word in words))
-
-
-def known_words(parser: LightningArgumentParser) -> Iterator[str]:
-    """Yield what a user may have meant: options of the parser, and our classes with their arguments."""
-    for action in parser._actions:
-        for subparser in action.choices.values() if isinstance(action.choices, dict) else ():
-            yield from known_words(subparser)
-        yield from action.option_strings
-        yield action.dest
-    for base in (Objective, UnlearningDataModule):
-        for cls in _subclasses(base):
-            yield cls.__name__
-            for ancestor in cls.__mro__:
-                yield from inspect.signature(ancestor).parameters if "__init__" in vars(ancestor) else ()
 
 
 def _subclasses(cls: type) -> list[type]:

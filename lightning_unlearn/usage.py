@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?\s*')
 
 
 class UsageError(ValueError):
     """An option, a value or a command that cannot be used; the message is one line."""
+
+
+class OneLineErrors:
+    """What makes a jsonargparse parser raise its mistakes as UsageErrors of one line; comes first among the bases."""
+
+    exit_on_error: bool
+
+    def known_words(self) -> Iterator[str]:
+        """Yield what a user may have meant: the options of the parser, and of its subcommands."""
+        for action in self._actions:  # type: ignore[attr-defined]
+            for subparser in action.choices.values() if isinstance(action.choices, dict) else ():
+                yield from subparser.known_words()
+            yield from action.option_strings
+            yield action.dest
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as one line, with the nearest known option where one was misspelt."""
+        if not self.exit_on_error:  # a parser of one class's options: its message becomes part of the outer one's
+            super().error(message, ex)  # type: ignore[misc]
+        raise UsageError(explain(message, self.known_words())) from ex
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
