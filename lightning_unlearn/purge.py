@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.report import page
-from lightning_unlearn.report.runs import CARD, METRICS, REPORT, STAGES, read_run
+from lightning_unlearn.report.runs import CARD, METRICS, REPORT, STAGES, read_object, read_run
 
 FILES = ("samples*", "*.ckpt", "*.partial")
 FOLDERS = ("checkpoints", "cache", "caches", "*_cache", "*.ckpt", "*.partial")
@@ -113,10 +113,9 @@ def _check(folder: Path) -> None:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(file)
+    except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _note(folder: Path, found: list[Removed]) -> None:
@@ -131,7 +130,7 @@ def _note(folder: Path, found: list[Removed]) -> None:
 def _rewrite_report(folder: Path) -> None:
     """Before anything is deleted: if this is cut short, the report is the first to hold no texts."""
     run = read_run(folder)
-    page.save(folder / REPORT, page.render(replace(run, samples={}), redact=True))
+    page.save(folder / REPORT, page.render(replace(run, samples={}), redact=bool(run.card.get("redacted"))))
 
 
 def _remove_empty(folder: Path, parents: set[Path]) -> None:

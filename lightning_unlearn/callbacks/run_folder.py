@@ -24,7 +24,7 @@ from lightning_unlearn.callbacks import run_card
 from lightning_unlearn.callbacks.throughput import StepWatch, count_tokens, peak_memory_gb, synchronize
 from lightning_unlearn.evaluation.log import SAMPLES
 from lightning_unlearn.report import write_report
-from lightning_unlearn.report.runs import CARD, METRICS, REPORT
+from lightning_unlearn.report.runs import CARD, METRICS, REPORT, read_object
 
 NOTHING = {"train_seconds": 0.0, "wall_seconds": 0.0, "tokens": 0, "peak_gb": 0.0, "fits": 0}
 
@@ -61,23 +61,33 @@ class RunFolder(Callback):
         """Check the folder and write the first run card.
 
         Raises:
-            ValueError: the folder holds a run, and this fit neither resumes it nor may overwrite it.
+            ValueError: the folder holds a run, and this fit neither resumes it nor may overwrite it; or the model that
+                is to be saved cannot be.
         """
+        if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not yet known whether this fit resumes
+            self._begin(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same where a sharded checkpoint has only now been restored."""
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = trainer.strategy.root_device
         if _leaves_no_trace(trainer):
             return
-        if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not yet known whether this fit resumes
-            self._guard(trainer)
+        self._guard(trainer)
+        if self.save_model and not hasattr(getattr(pl_module, "model", None), "save_pretrained"):
+            name = type(pl_module).__name__
+            raise ValueError(
+                f"save_model: expected a module whose .model has save_pretrained, got {name}; set it to False"
+            )
         if trainer.is_global_zero:
             root = Path(trainer.default_root_dir)
             root.mkdir(parents=True, exist_ok=True)
             begun = {"finished": False, "redacted": self.redact, "parameters": run_card.parameters(pl_module)}
             self._card = {**run_card.settings(trainer, pl_module), **begun}
             write_json(root / CARD, self._card)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the folder where a sharded checkpoint has only now been restored."""
-        if not _leaves_no_trace(trainer) and trainer.strategy.restore_checkpoint_after_setup:
-            self._guard(trainer)
 
     def _guard(self, trainer: Trainer) -> None:
         root, problem = Path(trainer.default_root_dir), None
@@ -122,11 +132,10 @@ class RunFolder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather counts from all processes while they can still talk."""
-        device, reduce = trainer.strategy.root_device, trainer.strategy.reduce
-        self._peak_gb = peak_memory_gb(device) or 0.0
         if trainer.world_size > 1:
-            peak = torch.tensor(int(self._peak_gb * 1e9), device=device)
-            self._peak_gb = int(reduce(peak, reduce_op="max")) / 1e9
+            reduce, device = trainer.strategy.reduce, trainer.strategy.root_device
+            peak = torch.tensor(int(self._totals()["peak_gb"] * 1e9), device=device)
+            self._earlier["peak_gb"] = int(reduce(peak, reduce_op="max")) / 1e9
             self._tokens_of_all = int(reduce(torch.tensor(self._tokens, device=device), reduce_op="sum"))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -157,7 +166,7 @@ class RunFolder(Callback):
         self._watch = StepWatch()
         self._tokens = 0
         self._tokens_of_all: int | None = None
-        self._peak_gb = 0.0
+        self._device = torch.device("cpu")
 
     def _totals(self) -> dict[str, Any]:
         world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
@@ -166,7 +175,7 @@ class RunFolder(Callback):
             "train_seconds": self._earlier["train_seconds"] + self._watch.total(),
             "wall_seconds": self._earlier["wall_seconds"] + time.perf_counter() - self._began,
             "tokens": self._earlier["tokens"] + tokens,
-            "peak_gb": max(self._earlier["peak_gb"], self._peak_gb),
+            "peak_gb": max(self._earlier["peak_gb"], peak_memory_gb(self._device) or 0.0),
             "fits": self._earlier["fits"] + 1,
         }
 
@@ -191,13 +200,13 @@ class RunFolder(Callback):
 
 def holdings(root: Path) -> list[str]:
     """What a folder holds that a fresh fit would spoil: checkpoints, a model, a finished run card."""
-    card, model = root / CARD, root / "model"
+    model = root / "model"
     held = sorted(
         str(path.relative_to(root)) for pattern in ("*.ckpt", "checkpoints/**/*.ckpt") for path in root.glob(pattern)
     )
     held = [*held[:3], f"{len(held) - 3} more checkpoints"] if len(held) > 3 else held
     held += ["model/"] if model.is_dir() and any(model.iterdir()) else []
-    return held + ([CARD] if card.is_file() and '"finished": true' in card.read_text(encoding="utf-8") else [])
+    return held + ([CARD] if read_object(root / CARD).get("finished") else [])
 
 
 def resumes(trainer: Trainer, root: Path) -> bool:

@@ -72,13 +72,13 @@ def read_run(path: str | Path) -> Run:
             f"run: expected a folder with {CARD}, {METRICS}, {SAMPLES} or logs/version_*/metrics.csv, "
             f"got {str(folder)!r}, which holds none of them"
         )
-    metrics = _read_object(folder / METRICS)
+    metrics = read_object(folder / METRICS)
     samples = _by_stage(read_samples(folder)) if (folder / SAMPLES).is_file() else {}
     if metrics.get("after") is None and metrics.get("test") is not None:  # a folder of `test` alone
         metrics["after"], samples["after"] = metrics["test"], samples.get("test", [])
     return Run(
         path=folder,
-        card=_read_object(folder / CARD),
+        card=read_object(folder / CARD),
         metrics={stage: _numbers(metrics[stage]) for stage in STAGES if isinstance(metrics.get(stage), dict)},
         substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
         samples=samples,
@@ -113,7 +113,12 @@ def read_curves(files: list[Path]) -> dict[str, Curve]:
     return {name: sorted(points.items()) for name, points in merged.items()}
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON object, or an empty one where there is no file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
     if not file.is_file():
         return {}
     try:

@@ -63,6 +63,4 @@ def test_speed_falls_back_on_the_curve():
 
 def test_settings_are_flat_and_skip_what_is_absent():
     card = {"method": {"class": "NPO", "hyperparameters": {"beta": 0.1}}, "data": None, "steps": 5}
-    assert settings(Run(Path("r"), card=card)) == [
-        {"name": "Method", "rows": [("class", "NPO"), ("beta", "0.1")]}
-    ]
+    assert settings(Run(Path("r"), card=card)) == [{"name": "Method", "rows": [("class", "NPO"), ("beta", "0.1")]}]
