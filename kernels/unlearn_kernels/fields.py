@@ -207,7 +207,7 @@ class Summary:
             result.a = known(result.a) - weight * (value + self.log_complement() - others.total.log())
             result.b = -weight
             result.label = result.label - g("entropy") * p_label * (value + self.log_prob())
-        if self.reference is not None:
+        if self.reference is not None and upstream.keys() & {"reference_kl", "reverse_kl", "reference_cross_entropy"}:
             self._add_reference(result, upstream, self.reference)
         if not upstream.keys() - {"mean_logit", "max_logit", "reference_kl", "reference_cross_entropy"}:
             result.a = None
