@@ -50,10 +50,16 @@ class AdapterOff:
 
 
 class Frozen:
-    """Another model, moved to wherever the batch is; neither its mode nor what of it trains is changed."""
+    """Another model, moved to wherever the batch is; neither its mode nor what of it trains is changed.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: the model.
+        ours: whether nobody else holds it, so that its precision may follow the run's.
+    """
+
+    def __init__(self, model: nn.Module, *, ours: bool = True) -> None:
         self.model = model
+        self.ours = ours
 
     @torch.no_grad()
     def hidden_states(self, batch: PackedBatch) -> Tensor:
@@ -81,7 +87,7 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
     if isinstance(reference, nn.Module):
         if causal_lm(reference) is causal_lm(model):
             raise ValueError('reference must not be the module that trains; use "copy", or "adapter" with LoRA')
-        return Frozen(reference)
+        return Frozen(reference, ours=False)
     if reference == "none":
         raise ValueError('reference must not be "none" for an objective that compares with a reference model')
     if reference == "adapter" and not hasattr(model, "disable_adapter"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -54,8 +55,7 @@ class TokenRow:
         return len(self.input_ids) - 1 + carried
 
 
-@dataclass(frozen=True, slots=True)
-class RoleScale:
+class RoleScale(NamedTuple):
     """What a role's sums are multiplied by to become means over the whole optimiser step.
 
     Lightning divides each micro-batch by `accumulate_grad_batches` and data parallelism averages over ranks, so the
@@ -67,8 +67,7 @@ class RoleScale:
     sequence_token: float
 
 
-@dataclass(frozen=True, slots=True)
-class RoleSpan:
+class RoleSpan(NamedTuple):
     """Where a role lies in a batch: half-open ranges of rows [B], labelled tokens [N] and packed tokens [T]."""
 
     rows: slice
@@ -76,9 +75,9 @@ class RoleSpan:
     inputs: slice
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen, and records inside are tuples: Lightning's precision plugins rebuild batches
 class PackedBatch:
-    """All roles of a micro-batch, end to end.
+    """All roles of a micro-batch, end to end; not to be changed in place.
 
     Attributes:
         input_ids: int64 [T].

@@ -26,6 +26,7 @@ class AnswerPreservation(Objective):
     def __init__(self, model: str | Path | nn.Module, *, beta: float = 0.1, **options) -> None:
         super().__init__(model, retain=answer_preservation_term(beta=beta), **options)
         self.beta = beta
+        self.hparams.pop("retain")  # no argument of this objective
 
     @property
     def forget_statistics(self) -> Mapping[str, tuple[str, ...]]:

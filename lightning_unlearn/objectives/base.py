@@ -26,7 +26,7 @@ from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.forward import Head, hidden_states, output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, select_trainable
-from lightning_unlearn.reference import Reference, make_reference
+from lightning_unlearn.reference import Frozen, Reference, make_reference
 from unlearn_kernels import TokenStatistics, linear_token_statistics
 
 Batch = PackedBatch | Mapping[str, PaddedRole]
@@ -83,6 +83,8 @@ class Objective(L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["model", "reference", "retain", "optimizer", "lora"])
         check_positive("lr", lr)
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
         if scheduler not in SCHEDULES:
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULES)}, got {scheduler!r}")
         if reference == "cache":
@@ -177,12 +179,11 @@ class Objective(L.LightningModule):
 
     def packed(self, batch: Batch) -> PackedBatch:
         """Pack a batch, keep the roles of this objective, and label what it needs."""
-        missing = [
-            role for role in self.roles if role not in (batch.roles if isinstance(batch, PackedBatch) else batch)
-        ]
-        if missing:
-            have = batch.roles if isinstance(batch, PackedBatch) else tuple(batch)
-            raise ValueError(f"batch must hold the roles {self.roles} of {type(self).__name__}, got {tuple(have)}")
+        if not isinstance(batch, PackedBatch | Mapping):
+            raise ValueError(f"batch must be a PackedBatch or a dict of roles, got {type(batch).__name__}")
+        have = batch.roles if isinstance(batch, PackedBatch) else tuple(batch)
+        if not set(self.roles) <= set(have):
+            raise ValueError(f"batch must hold the roles {self.roles} of {type(self).__name__}, got {have}")
         if not isinstance(batch, PackedBatch):
             batch = from_padded({role: batch[role] for role in self.roles})
         return self.prepare(batch.select(self.roles))
@@ -265,7 +266,9 @@ class Objective(L.LightningModule):
         if stage == "fit":
             self.model.train()  # from_pretrained returns a model in eval mode, and Lightning leaves it so
         if self.needs_reference:
-            self.reference_model()
+            reference = self.reference_model()
+            if isinstance(reference, Frozen) and reference.ours:
+                reference.model = self.trainer.precision_plugin.convert_module(reference.model)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Choose roles and labels on the host, so that nothing waits for the device."""
@@ -298,6 +301,7 @@ class Objective(L.LightningModule):
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         make = self.optimizer or (lambda chosen: AdamW(chosen, lr=self.lr, weight_decay=self.weight_decay))
         optimizer = make(parameters)
+        self.trainer.fit_loop.setup_data()  # counts the batches of an epoch
         steps = self.trainer.estimated_stepping_batches
         if steps == inf:
             raise ValueError("max_epochs or max_steps of the Trainer must be set, so that the schedule has an end")

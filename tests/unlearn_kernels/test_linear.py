@@ -151,6 +151,13 @@ def test_reference_carries_no_gradient():
     assert all(x.grad is None for x in leaves.values())
 
 
+def test_gradient_of_a_field_beside_the_references_log_prob_alone():
+    tensors, reference, labels = problem()
+    upstream = random_upstream(("log_prob", "reference_log_prob"))
+    ours = run(linear_token_statistics, tensors, labels, upstream, **reference)
+    compare(ours, run(dense_linear_token_statistics, tensors, labels, upstream, **reference), 1e-9)
+
+
 def test_same_model_as_reference_gives_exact_zeros():
     tensors, _, labels = problem(torch.float32, n=40, d=16, v=301)
     args = (tensors, labels, random_upstream(("reference_kl", "reverse_kl"), 40, torch.float32))
