@@ -1,0 +1,146 @@
+"""An optimiser step is the same however it is cut: into micro-batches, and over ranks."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+
+from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.models import Lora
+from lightning_unlearn.objectives.answer_preservation import AnswerPreservation
+from lightning_unlearn.objectives.dpo import DPO
+from lightning_unlearn.objectives.fine_tune import FineTune
+from lightning_unlearn.objectives.gradient_ascent import GradientAscent
+from lightning_unlearn.objectives.gradient_difference import GradientDifference
+from lightning_unlearn.objectives.idk_nll import IdkNLL
+from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
+from lightning_unlearn.objectives.npo import NPO
+from tests.dense import assert_same_gradients, make_rows, tiny
+
+OBJECTIVES = [
+    (AnswerPreservation, {}),
+    (DPO, {"retain": "reverse_kl"}),
+    (FineTune, {}),
+    (GradientAscent, {}),
+    (GradientDifference, {"retain": "kl"}),
+    (IdkNLL, {}),
+    (MaximizeEntropy, {"scope": "answer"}),
+    (MaximizeEntropy, {"scope": "sequence", "direction": "model_to_uniform"}),
+    (MaximizeEntropy, {"scope": "padded", "padded_length": 24}),
+    (NPO, {"retain": "nll"}),
+]
+NAMES = [f"{cls.__name__}-{'-'.join(map(str, options.values()))}" for cls, options in OBJECTIVES]
+# Lengths differ a lot, so that means over micro-batches would not be means over the step.
+FORGET, RETAIN = make_rows([1, 9, 2, 6, 1, 1, 8, 3, 12, 1, 4], seed=5), make_rows([7, 1, 1, 10, 2, 3], seed=6)
+ROLES = {
+    "forget": FORGET,
+    "retain": RETAIN,
+    "forget_idk": [make_rows([1 + i % 3, 6], seed=10 + i) for i in range(len(FORGET))],
+    "retain_idk": [make_rows([5, 1 + i % 4], seed=30 + i) for i in range(len(RETAIN))],
+}
+
+
+def loader(**options) -> UnlearningLoader:
+    return UnlearningLoader(ROLES, retain_per_forget=1.5, seed=3, **options)
+
+
+def trained(cls, options, *, batch_size: int, micro: int, epochs: int = 2, **more) -> tuple[dict, list[dict]]:
+    """Weights after training, and the gradients of every step."""
+    model = tiny()
+    objective = cls(
+        model, **options, warmup_epochs=0, scheduler="constant", optimizer=lambda p: torch.optim.SGD(p, lr=0.05)
+    )
+    steps = []
+
+    class Record(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            steps.append({name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None})
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=epochs,
+        accumulate_grad_batches=micro,
+        callbacks=[Record()],
+        **more,
+    )
+    data = loader(
+        batch_size=batch_size,
+        accumulate=lambda: trainer.accumulate_grad_batches,
+        limit=lambda: trainer.num_training_batches,
+    )
+    trainer.fit(objective, data)
+    return {name: value.clone() for name, value in model.state_dict().items()}, steps
+
+
+@pytest.mark.parametrize(("cls", "options"), OBJECTIVES, ids=NAMES)
+def test_accumulation_with_a_short_last_window_is_one_big_batch(cls, options):
+    """A mean over each micro-batch weighs tokens of short ones more; dividing by 4 weighs a window of 2 by half."""
+    # 11 forget rows: windows of 4 + 2 micro-batches of 2 rows (the last holds 1), or steps of 8 + 3 rows
+    cut, steps = trained(cls, options, batch_size=2, micro=4)
+    whole, big_steps = trained(cls, options, batch_size=8, micro=1)
+    assert len(steps) == len(big_steps) == 4
+    for ours, theirs in zip(steps, big_steps, strict=True):
+        assert_same_gradients(ours, theirs)
+    for name, value in whole.items():
+        torch.testing.assert_close(cut[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_a_window_cut_short_by_the_trainer_is_a_whole_step():
+    _, steps = trained(GradientDifference, {}, batch_size=2, micro=4, epochs=1, limit_train_batches=5)
+    _, alone = trained(GradientDifference, {}, batch_size=2, micro=4, epochs=1)
+    objective = GradientDifference(tiny())
+    assert len(steps) == len(alone) == 2
+    # The second window holds one micro-batch of 2 rows instead of 2 of 3 rows in all; both are means over their rows.
+    start = objective.losses(list(loader(batch_size=2, accumulate=lambda: 1))[4])["loss"]
+    start.backward()
+    first = {name: p.grad for name, p in objective.model.named_parameters()}
+    ratio = steps[1]["lm_head.weight"].norm() / first["lm_head.weight"].norm()
+    assert 0.7 < ratio < 1.4  # a quarter, had the window been taken for one of four
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize(("cls", "options"), OBJECTIVES, ids=NAMES)
+def test_ranks_add_up_to_one_big_batch(cls, options, world_size):
+    # 11 forget rows in steps of 6: the last micro-batches leave some ranks without a row of forget, or of any role
+    micro = 3 if world_size == 2 else 2
+    model = tiny()
+    objective = cls(model, **options)
+    ranks = [
+        list(loader(batch_size=1, rank=rank, world_size=world_size, accumulate=lambda: micro))
+        for rank in range(world_size)
+    ]
+    whole = list(loader(batch_size=6))
+    assert len(ranks[0]) == 6 if world_size == 2 else 4
+    for step, big in enumerate(whole):
+        model.zero_grad()
+        for of_rank in ranks:
+            for batch in of_rank[step * micro : (step + 1) * micro]:
+                (objective.losses(batch)["loss"] / (micro * world_size)).backward()
+        ours = {name: p.grad.clone() for name, p in model.named_parameters()}
+        model.zero_grad()
+        objective.losses(big)["loss"].backward()
+        assert_same_gradients(ours, {name: p.grad for name, p in model.named_parameters()})
+
+
+def test_the_loss_of_a_step_is_the_dense_loss_of_its_rows():
+    """Scales of a loader that cuts nothing are plain means over the batch."""
+    for batch in loader(batch_size=4):
+        for cls, options in OBJECTIVES:
+            objective = cls(tiny(), **options)
+            plain = type(batch)(**{**vars(batch), "scales": {}})
+            assert objective.losses(batch)["loss"].item() == pytest.approx(objective.losses(plain)["loss"].item())
+
+
+def test_accumulation_with_lora_and_clipping_runs():
+    objective = NPO(tiny(dtype=torch.float32), lora=Lora(), retain="kl", lr=1e-3)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=1,
+        enable_model_summary=False, accumulate_grad_batches=2, gradient_clip_val=0.5,
+    )  # fmt: skip
+    trainer.fit(objective, loader(batch_size=2, accumulate=lambda: 2))
+    assert trainer.global_step == 3
