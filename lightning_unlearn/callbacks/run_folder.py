@@ -54,8 +54,8 @@ class RunFolder(Callback):
         """Begin to count, and go first among the callbacks, so that none writes into a folder that is refused."""
         if stage == "fit":
             self._reset()
-            others = [callback for callback in trainer.callbacks if callback is not self]  # pyright: ignore
-            trainer.callbacks = [self, *others]  # pyright: ignore
+            others = [callback for callback in trainer.callbacks if callback is not self]
+            trainer.callbacks = [self, *others]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the folder and write the first run card.
@@ -233,7 +233,7 @@ def remove_run(root: Path, keep: list[Path]) -> None:
 
 
 def _leaves_no_trace(trainer: Trainer) -> bool:
-    return bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]
+    return bool(trainer.fast_dev_run)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

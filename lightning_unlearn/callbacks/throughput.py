@@ -36,7 +36,7 @@ class Throughput(Callback):
     ) -> None:
         """Count the batch; after every `log_every_n_steps` steps wait for the device and measure."""
         self.tokens += count_tokens(batch)
-        step, often = trainer.global_step, trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        step, often = trainer.global_step, trainer.log_every_n_steps
         if step != self.measured_at and step % often == 0:
             self.measured_at = step
             synchronize(pl_module.device)
