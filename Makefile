@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM = false
 setup: $(STAMP)
 
 # torch first, from the constraints: the other packages then meet the version that is there
-$(STAMP): setup.py pyproject.toml constraints.txt
+$(STAMP): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[dev]"
@@ -40,7 +40,8 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for name in $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))); do \
+	    $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: setup
 	$(BIN)/python docs/build.py build/docs

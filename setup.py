@@ -47,7 +47,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    # kernels/ is a folder and no package: a top-level package of that name would shadow one that transformers looks for.
+    # kernels/ is a folder and no package: a package of that name would shadow one that transformers looks for.
     packages=find_packages(include=["lightning_unlearn*"]) + find_packages("kernels"),
     package_dir={"unlearn_kernels": "kernels/unlearn_kernels"},
     package_data={"": ["py.typed", "*.html", "*.css", "*.js", "*.json", "*.jsonl", "*.txt"]},
