@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
         """Return the loader of training steps, which knows this process's rank and the accumulation."""
         trainer = self.trainer
         accumulate = (lambda: trainer.accumulate_grad_batches) if trainer is not None else (lambda: 1)
-        return UnlearningLoader(self._tokenise(), seed=self.seed, accumulate=accumulate, **self._share())
+        limit = (lambda: trainer.num_training_batches) if trainer is not None else (lambda: inf)
+        return UnlearningLoader(self._tokenise(), seed=self.seed, accumulate=accumulate, limit=limit, **self._share())
 
     def val_dataloader(self) -> OrderedBatches:
         """Return the forget rows in order with as many retain rows as in training."""
