@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlearn_kernels.tiles import Buffers, cut, plan, restore
@@ -14,6 +14,7 @@ def used(tiling, *, buffers, logits, column_bytes, item, tokens):
     return rows * columns * buffers * item + columns * column_bytes + kept, rows * columns
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 5000),
     st.integers(1, 300_000),
