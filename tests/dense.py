@@ -121,7 +121,12 @@ def assert_same_gradients(ours: Mapping[str, Tensor], theirs: Mapping[str, Tenso
 
 
 def check_against_dense(
-    objective, model: nn.Module, batches: Sequence[object], terms: Callable[[], Mapping[str, Tensor]]
+    objective,
+    model: nn.Module,
+    batches: Sequence[object],
+    terms: Callable[[], Mapping[str, Tensor]],
+    *,
+    tolerance: float = 1e-9,
 ) -> None:
     """Every form of the batch gives the terms, and the gradients of "loss", of the dense computation."""
     expected = terms()
@@ -130,8 +135,10 @@ def check_against_dense(
         found = objective.losses(batch)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
-        assert_same_gradients(gradients(found["loss"], model), wanted)
+            torch.testing.assert_close(
+                found[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            )
+        assert_same_gradients(gradients(found["loss"], model), wanted, tolerance=tolerance)
 
 
 class Table(nn.Module):

@@ -25,9 +25,9 @@ class Rows(UnlearningDataModule):
 def trainer(roles=None, *, rank=0, world=1, accumulate=1):
     return SimpleNamespace(
         lightning_module=SimpleNamespace(roles=roles) if roles else None,
-        num_training_batches=10,
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world} if world > 1 else None,
         accumulate_grad_batches=accumulate,
+        num_training_batches=10,
     )
 
 

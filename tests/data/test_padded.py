@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lightning_unlearn.data.packing import RoleScale
 from lightning_unlearn.data.padded import from_padded
@@ -132,3 +134,43 @@ def test_a_row_without_labels_takes_part_without_targets():
 def test_what_cannot_be_packed_is_refused(batch, message):
     with pytest.raises(ValueError, match=message):
         from_padded(batch)
+
+
+@st.composite
+def padded_roles(draw):
+    """Random ids, labels and masks [B, L]: right-padded, left-padded or with holes."""
+    rows, width = draw(st.integers(1, 4)), draw(st.integers(1, 7))
+
+    def table(values, least=0):
+        row = st.lists(values, min_size=width, max_size=width).filter(lambda r: sum(map(bool, r)) >= least)
+        return draw(st.lists(row, min_size=rows, max_size=rows))
+
+    mask = table(st.booleans(), least=1)
+    if draw(st.booleans()):
+        mask = [sorted(row, reverse=True) for row in mask]
+    return tensors(
+        table(st.integers(3, 99)), table(st.sampled_from([I, I, 1, 5, 6])), [list(map(int, r)) for r in mask]
+    )
+
+
+@given(padded_roles())
+@settings(max_examples=200, deadline=None)
+def test_every_label_keeps_its_row_and_the_token_before_it(role):
+    ids, labels, mask = role["input_ids"], role["labels"], role["attention_mask"]
+    expected = [
+        (row, int(labels[row, at]), int(ids[row, at - 1]))
+        for row in range(len(ids))
+        for at in range(1, ids.shape[1])
+        if labels[row, at] != I and mask[row, :at].any()
+    ]
+    try:
+        batch = from_padded({"forget": role})
+    except ValueError as error:
+        assert "need right padding" in str(error)  # noqa: PT017 some random masks are refused
+        assert not mask[:, 0].all()
+        return
+    read = batch.input_ids[batch.target_index].tolist()
+    assert list(zip(batch.target_row.tolist(), batch.targets.tolist(), read, strict=True)) == expected
+    seen = ids[mask.bool()].tolist()
+    kept = batch.input_ids if batch.attended is None else batch.input_ids[batch.attended]
+    assert kept.tolist() == seen

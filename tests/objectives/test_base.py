@@ -296,6 +296,11 @@ def test_precision_and_clipping_are_the_trainers(options, folder):
     assert all(torch.isfinite(p).all() for p in objective.parameters())
 
 
+@pytest.mark.parametrize("options", [{"fast_dev_run": True}, {"overfit_batches": 1}, {"limit_train_batches": 0.5}])
+def test_other_options_of_the_trainer(options, folder):
+    assert fit(GradientDifference(str(folder)), **options).global_step == 1
+
+
 def test_validation_and_test_log_the_terms(folder):
     objective = GradientDifference(str(folder))
     trainer = L.Trainer(**QUIET)
