@@ -283,5 +283,5 @@ def _table(metrics: dict[str, dict[str, Any]]) -> Table:
 def _quiet() -> None:
     """Leave progress bars and results on the screen, and little else."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for pattern in ("isinstance\\(treespec, LeafSpec\\)", ".*does not have many workers", "You defined a `validation"):
+    for pattern in (".isinstance\\(treespec, LeafSpec\\)", ".*does not have many workers", "You defined a `validation"):
         warnings.filterwarnings("ignore", pattern)

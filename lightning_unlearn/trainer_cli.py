@@ -7,6 +7,7 @@ default has no date in it, so that the same command with `--ckpt_path last` cont
 from __future__ import annotations
 
 import inspect
+import logging
 import pkgutil
 import re
 import warnings
@@ -34,6 +35,10 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # our loader knows its rank
 }
+NOISE = (
+    r".isinstance\(treespec, LeafSpec\). is deprecated",  # torch about Lightning
+    r"You have overridden `on_before_batch_transfer`",  # the objective does so on purpose
+)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -45,8 +50,14 @@ def run(argv: Sequence[str] | None = None) -> None:
     Raises:
         UsageError: For an unknown option or a value of the wrong type.
     """
-    warnings.filterwarnings("ignore", r"isinstance\(treespec, LeafSpec\) is deprecated")
+    for noise in NOISE:
+        warnings.filterwarnings("ignore", noise)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     UnlearnCLI(args=None if argv is None else list(argv))
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 def import_modules(package: Any) -> None:
