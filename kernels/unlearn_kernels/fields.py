@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from unlearn_kernels.merge import Partial, Side, Wants, known, merge, single
+from unlearn_kernels.statistics import REFERENCE_GRADIENT
 
 
 def wanted_sums(statistics: tuple[str, ...]) -> tuple[Wants, Wants]:
@@ -207,7 +208,7 @@ class Summary:
             result.a = known(result.a) - weight * (value + self.log_complement() - others.total.log())
             result.b = -weight
             result.label = result.label - g("entropy") * p_label * (value + self.log_prob())
-        if self.reference is not None and upstream.keys() & {"reference_kl", "reverse_kl", "reference_cross_entropy"}:
+        if self.reference is not None and upstream.keys() & REFERENCE_GRADIENT:
             self._add_reference(result, upstream, self.reference)
         if not upstream.keys() - {"mean_logit", "max_logit", "reference_kl", "reference_cross_entropy"}:
             result.a = None

@@ -26,7 +26,13 @@ from torch.autograd.function import once_differentiable
 from unlearn_kernels import arguments, engine, parallel
 from unlearn_kernels.head import HeadGradients, HeadLogits, Transform, logit_dtype
 from unlearn_kernels.passes import Pass
-from unlearn_kernels.statistics import NEED_REFERENCE, NOT_DIFFERENTIABLE, TokenStatistics, check_statistics
+from unlearn_kernels.statistics import (
+    NEED_REFERENCE,
+    NOT_DIFFERENTIABLE,
+    REFERENCE_GRADIENT,
+    TokenStatistics,
+    check_statistics,
+)
 from unlearn_kernels.tiles import plan
 
 
@@ -163,11 +169,12 @@ def _prepare(
     dtype = logit_dtype(hidden, weight)
     own, reference = heads = inputs.heads(call.transform, index, dtype)
     sources = [head for head in heads if head is not None]
+    keep_reference = not REFERENCE_GRADIENT.isdisjoint(call.statistics)
     tiling = plan(
         len(labels),
         len(weight),
         buffers=engine.tile_buffers(call.statistics, reference is not None) + own.extra_buffers(),
-        logits=len(sources),
+        logits=1 + keep_reference,
         column_bytes=sum(source.column_bytes() for source in sources),
         dtype=dtype,
         device=hidden.device,
@@ -178,7 +185,7 @@ def _prepare(
     if call.group is not None:
         offset, vocabulary = parallel.shard(len(weight), call.group, weight.device)
     arguments.check_label_range(labels, vocabulary)
-    return Pass(own, reference, labels - offset, tiling, dtype, offset), vocabulary
+    return Pass(own, reference, labels - offset, tiling, dtype, offset, keep_reference), vocabulary
 
 
 class _LinearTokenStatistics(torch.autograd.Function):
@@ -202,6 +209,8 @@ class _LinearTokenStatistics(torch.autograd.Function):
         summary, kept = engine.unpack(saved[7:], vocabulary)
         upstream = engine.upstream(ctx.call.statistics, grads, index)
         own, reference = inputs.heads(ctx.call.transform, index, dtype)
+        if REFERENCE_GRADIENT.isdisjoint(upstream):
+            reference = None
         run = Pass(own, reference, summary.labels - offset, tiling, dtype, offset)
         gradients = HeadGradients(own, tiling.rows, ctx.needs_input_grad[:3])
         with torch.autocast(inputs.hidden.device.type, enabled=False):

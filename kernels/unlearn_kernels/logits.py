@@ -17,7 +17,13 @@ from torch.autograd.function import once_differentiable
 from unlearn_kernels import arguments, engine
 from unlearn_kernels.head import logit_dtype
 from unlearn_kernels.passes import Pass
-from unlearn_kernels.statistics import NEED_REFERENCE, NOT_DIFFERENTIABLE, TokenStatistics, check_statistics
+from unlearn_kernels.statistics import (
+    NEED_REFERENCE,
+    NOT_DIFFERENTIABLE,
+    REFERENCE_GRADIENT,
+    TokenStatistics,
+    check_statistics,
+)
 from unlearn_kernels.tiles import plan
 
 
@@ -137,6 +143,9 @@ class _TokenStatistics(torch.autograd.Function):
     def backward(ctx, *grads):
         logits, reference, index, *saved = ctx.saved_tensors
         summary, _ = engine.unpack(saved, logits.shape[1])
+        upstream = engine.upstream(ctx.statistics, grads, index)
+        if REFERENCE_GRADIENT.isdisjoint(upstream):
+            reference = None
         run = _prepare(logits, reference, summary.labels, index, ctx.statistics, ctx.workspace_bytes)
         gradient = torch.empty_like(logits) if index is None else torch.zeros_like(logits)
 
@@ -144,5 +153,5 @@ class _TokenStatistics(torch.autograd.Function):
             gradient[rows if index is None else index[rows], columns] = tile.to(logits.dtype)
 
         with torch.autocast(logits.device.type, enabled=False):
-            engine.differentiate(run, summary, [], engine.upstream(ctx.statistics, grads, index), emit)
+            engine.differentiate(run, summary, [], upstream, emit)
         return gradient, None, None, None, None, None

@@ -44,6 +44,7 @@ class Pass:
         tiling: the tiles.
         dtype: dtype of the tiles.
         offset: first column of this shard within the vocabulary.
+        keep_reference: whether backward will need the reference's logits too.
     """
 
     own: Source
@@ -52,6 +53,7 @@ class Pass:
     tiling: Tiling
     dtype: torch.dtype
     offset: int | Tensor = 0
+    keep_reference: bool = False
 
     def tiles(self) -> Iterator[tuple[int, slice, int, slice]]:
         """Every (slice number, slice, block number, block), sources made ready for the slice."""
@@ -80,13 +82,14 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
 
     Returns:
         What is known of the model's and of the reference's logits, and the kept tiles: centred logits and their
-        centres, in the order of `Pass.tiles`, the model's before the reference's.
+        centres, in the order of `Pass.tiles`, all of the model's before all of the reference's.
     """
     buffers = run.buffers(2 if run.reference is None else 5)
     own, reference = _Collector(run, run.own, wants[0]), None
     if run.reference is not None:
         reference = _Collector(run, run.reference, wants[1])
     kept: list[Tensor] = []
+    kept_reference: list[Tensor] = []
     for number, columns, block, rows in run.tiles():
         shape = (rows.stop - rows.start, columns.stop - columns.start)
         label = Column(run.labels[rows], columns.start, shape[1])
@@ -98,9 +101,10 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
         if reference is None:
             accumulate(partial, tile, label, wants[0], work)
         else:
+            keep = keep and run.keep_reference
             other = run.new_tile(*shape) if keep else buffers.tile(2, *shape)
             second = reference.centre(other, label, rows, columns)
-            kept += [other, second.maximum] if keep else []
+            kept_reference += [other, second.maximum] if keep else []
             difference = torch.sub(tile, other, out=buffers.tile(3, *shape))
             shift = partial.maximum - second.maximum
             for part, centred, want in ((partial, tile, wants[0]), (second, other, wants[1])):
@@ -108,7 +112,7 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
                 accumulate_gap(part, weights, difference, shift, want, buffers.tile(4, *shape))
             reference.merge(block, second)
         own.merge(block, partial)
-    return own.result(), None if reference is None else reference.result(), kept
+    return own.result(), None if reference is None else reference.result(), kept + kept_reference
 
 
 class _Collector:
@@ -156,9 +160,10 @@ def backward_pass(
         emit: called with (columns, rows, gradient); the gradient's memory is used again afterwards.
     """
     buffers = run.buffers(2 if run.reference is None else 4)
-    saved = iter(kept)
+    split = 2 * run.tiling.kept * len(run.tiling.rows)
+    own_kept, reference_kept = iter(kept[:split]), iter(kept[split:])
 
-    def centred(source: Source, number: int, maximum: Tensor) -> Tensor:
+    def centred(source: Source, number: int, maximum: Tensor, saved: Iterator[Tensor]) -> Tensor:
         out = buffers.tile(number, len(maximum), width)
         if keep:
             return torch.add(next(saved), (next(saved) - maximum).unsqueeze(1), out=out)
@@ -168,14 +173,14 @@ def backward_pass(
     for number, columns, _, rows in run.tiles():
         keep, width, part = number < run.tiling.kept, columns.stop - columns.start, coefficients.rows(rows)
         maximum = summary.own.others.maximum[rows]
-        tile, work = centred(run.own, 0, maximum), buffers.tile(1, len(maximum), width)
+        tile, work = centred(run.own, 0, maximum, own_kept), buffers.tile(1, len(maximum), width)
         label = Column(run.labels[rows], columns.start, width)
         label.fill_(tile, summary.own.label[rows] - maximum)
         slope = run.own.slope(tile, maximum)
         if run.reference is None or summary.reference is None:
             _own_gradient(tile, part, work)
         else:
-            other = centred(run.reference, 2, summary.reference.others.maximum[rows])
+            other = centred(run.reference, 2, summary.reference.others.maximum[rows], reference_kept)
             _gradient_with_reference(tile, other, part, work, buffers.tile(3, len(maximum), width))
         if part.c is not None:
             tile.add_(part.c.unsqueeze(1))

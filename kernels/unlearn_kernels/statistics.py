@@ -53,6 +53,7 @@ FIELDS: tuple[str, ...] = TokenStatistics._fields
 NEED_REFERENCE = frozenset({"reference_kl", "reverse_kl", "reference_cross_entropy", "reference_log_prob"})
 NEED_LABEL = frozenset({"log_prob", "reference_log_prob", "log_complement", "top_other_log_prob"})
 NOT_DIFFERENTIABLE = frozenset({"reference_log_prob", "log_prob_variance", "top_token"})
+REFERENCE_GRADIENT = NEED_REFERENCE - NOT_DIFFERENTIABLE  # backward needs the reference's logits again
 
 
 def check_statistics(statistics: Sequence[str], has_reference: bool) -> tuple[str, ...]:

@@ -106,6 +106,16 @@ def test_each_field_alone_forms_only_what_it_needs(field, workspace):
     compare(ours, run(dense_linear_token_statistics, *args, **reference))
 
 
+@pytest.mark.parametrize("workspace", [None, 600, WORKSPACES[-1]])
+def test_any_two_fields_of_which_the_first_has_a_gradient(workspace):
+    tensors, reference, labels = problem()
+    for first in DIFFERENTIABLE:
+        for second in FIELDS:
+            args = (tensors, labels, {**random_upstream((first,)), **({} if second == first else {second: None})})
+            ours = run(linear_token_statistics, *args, **reference, workspace_bytes=workspace)
+            compare(ours, run(dense_linear_token_statistics, *args, **reference))
+
+
 @pytest.mark.parametrize("needs", [("hidden",), ("weight",), ("bias",), ("hidden", "bias"), ("weight", "bias")])
 @pytest.mark.parametrize("workspace", [None, 600])
 def test_any_part_may_be_frozen(needs, workspace):
@@ -345,6 +355,28 @@ def test_logits_that_fit_are_formed_once_and_otherwise_again():
     assert products(None, ("hidden", "weight")) == 3  # one tile: logits, d_hidden, d_weight
     assert products(None, ("hidden",)) == 2
     assert products(3 * 64 * 1024, ("hidden", "weight")) == 4 * products(3 * 64 * 1024, ("hidden",)) // 3
+
+
+def test_backward_forms_the_references_logits_only_for_its_divergences():
+    tensors, _, labels = problem(torch.float32, 64, 8, 1024)
+
+    def products(fields, workspace=3 * 64 * 1024):
+        upstream = {name: random_upstream(n=64, dtype=torch.float32).get(name) for name in fields}
+        with Recorder() as recorder:
+            run(
+                linear_token_statistics,
+                tensors,
+                labels,
+                upstream,
+                reference_hidden=tensors["hidden"],
+                workspace_bytes=workspace,
+            )
+        return recorder.products
+
+    assert products(("log_prob", "reference_log_prob"), None) == 4  # both logits once, d_hidden, d_weight
+    slices = products(("log_prob", "reference_log_prob")) // 5  # and the model's logits again
+    assert products(("log_prob", "reference_log_prob")) == 5 * slices
+    assert products(("log_prob", "reference_kl")) % 6 == 0
 
 
 class NoFunctions(TorchFunctionMode):
