@@ -34,6 +34,7 @@ PADDED = {
     "gemma2": {**SMALL_HEADS, "sliding_window": 4, "query_pre_attn_scalar": 4},  # caps its attention scores
     "mamba": {"state_size": 4},  # carries a state from row to row
     "bloom": {},  # takes no positions
+    "falcon": {},  # does not let its attention be chosen
 }
 CASES = [
     *((arch, options, True) for arch, options in PACKED.items()),
@@ -255,6 +256,28 @@ def test_evaluating_gives_every_submodule_its_mode_back():
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
+
+
+def test_a_trunk_that_takes_no_further_arguments_gets_padded_rows():
+    class Strict(type(tiny().model)):
+        def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None):
+            return super().forward(input_ids, attention_mask, position_ids, use_cache=use_cache)
+
+    model, batch = tiny(), pack(ROWS)
+    expected = token_statistics(model, batch).log_prob
+    strict = tiny()
+    strict.model.__class__ = Strict
+    torch.testing.assert_close(token_statistics(strict, batch).log_prob, expected, rtol=0, atol=1e-6)
+    assert not forward._use_packing(strict, batch)
+    assert strict.config._attn_implementation == "sdpa"
+
+
+def test_a_copy_of_a_model_that_packs_also_packs():
+    model, batch = tiny(), pack(ROWS)
+    ours = token_statistics(model, batch).log_prob
+    other = copy.deepcopy(model)
+    assert torch.equal(token_statistics(other, batch).log_prob, ours)
+    assert forward._use_packing(other, batch)
 
 
 def test_trying_a_model_for_the_first_time_leaves_it_as_it_was():
