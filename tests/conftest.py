@@ -77,7 +77,11 @@ def tiny_model_dir(tmp_path_factory, tiny_tokenizer) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tofu_dir() -> Path:
     """The folder with the real TOFU rows; the test is skipped where there is none."""
-    places = [os.environ.get("UNLEARN_TOFU_DIR"), REPOSITORY.parent / "shared/data/tofu", REPOSITORY / "shared/data/tofu"]
+    places = [
+        os.environ.get("UNLEARN_TOFU_DIR"),
+        REPOSITORY.parent / "shared/data/tofu",
+        REPOSITORY / "shared/data/tofu",
+    ]
     for place in places:
         if place and (Path(place) / "full.json").exists():
             return Path(place)
