@@ -260,7 +260,10 @@ def test_evaluating_gives_every_submodule_its_mode_back():
 
 def test_a_trunk_that_takes_no_further_arguments_gets_padded_rows():
     class Strict(type(tiny().model)):
-        def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None):
+        def forward(
+            self, input_ids, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
+            use_cache=None,
+        ):  # fmt: skip
             return super().forward(input_ids, attention_mask, position_ids, use_cache=use_cache)
 
     model, batch = tiny(), pack(ROWS)
