@@ -66,7 +66,7 @@ def options(module: Any) -> dict[str, Any]:
                 continue
             if name == "model" and hasattr(module, "source"):
                 found[name] = describe(module.source)
-            elif name in kept or hasattr(module, name):
+            elif name in kept or not inspect.ismethod(getattr(module, name, module.__init__)):
                 found[name] = describe(kept[name] if name in kept else getattr(module, name))
     return found
 

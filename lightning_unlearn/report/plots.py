@@ -81,14 +81,18 @@ def trade_off(points: Sequence[Point], trail: Sequence[tuple[float, float]], *, 
     for point in points:
         title = f"{point.name}: {number(point.x)}, {number(point.y)}"
         parts.append(svg.marker(x(point.x), y(point.y), point.shape, f"mark {point.css}", title))
-    parts.extend(_labels([(point.name, x(point.x), y(point.y)) for point in points], x, y))
+    names = [(point.name, x(point.x), y(point.y)) for point in points]
+    parts.extend(_labels(names, x, y, avoid=places[1:-1]))
     told = "; ".join(f"{point.name}: {number(point.x)} and {number(point.y)}" for point in points)
     return svg.svg(Markup("").join(parts), label=f"{x_label} against {y_label}. {told}", height=SQUARE)
 
 
-def _labels(named: Sequence[tuple[str, float, float]], x: svg.Scale, y: svg.Scale) -> list[Markup]:
+def _labels(
+    named: Sequence[tuple[str, float, float]], x: svg.Scale, y: svg.Scale, *, avoid: Sequence[tuple[float, float]]
+) -> list[Markup]:
     """Put each name beside its point, at the first place that is free."""
     taken = [(left - 8, top - 8, left + 8, top + 8) for _, left, top in named]
+    taken += [(left - 3, top - 3, left + 3, top + 3) for left, top in avoid]
     drawn = []
     for name, left, top in named:
         width = 6.6 * len(name)

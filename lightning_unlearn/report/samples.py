@@ -18,6 +18,7 @@ from lightning_unlearn.report.words import SETS, number
 
 SHOWN = {"forget": 6, "retain": 4}  # of each set; 3 of any other
 STRIPS = {"forget": 2, "retain": 1}
+MOST_WORDS = 80  # of an answer: a model that repeats itself has made its point by then
 
 
 class Token(NamedTuple):
@@ -74,12 +75,14 @@ def marked(text: str, reference: str) -> Markup:
     Markup('<mark>Born in</mark> Oslo &lt;b&gt;')
     """
     words, target = text.split(), [_bare(word) for word in reference.split()]
-    matcher = difflib.SequenceMatcher(None, [_bare(word) for word in words], target, autojunk=False)
+    shown = words[:MOST_WORDS]
+    matcher = difflib.SequenceMatcher(None, [_bare(word) for word in shown], target, autojunk=False)
     parts, end = [], 0
     for start, _, size in matcher.get_matching_blocks():
-        parts.append(escape(" ".join(words[end:start])))
-        parts.append(Markup("<mark>{}</mark>").format(" ".join(words[start : start + size])) if size else Markup(""))
+        parts.append(escape(" ".join(shown[end:start])))
+        parts.append(Markup("<mark>{}</mark>").format(" ".join(shown[start : start + size])) if size else Markup(""))
         end = start + size
+    parts.append(Markup("…") if len(words) > len(shown) else Markup(""))
     return Markup(" ").join(part for part in parts if part)
 
 

@@ -16,7 +16,14 @@ FIGURES = (
     ("retain/probability", "Retain set: probability"),
     ("closer_look/model_utility", "Model utility"),
 )
-AGGREGATES = ("closer_look/forget_efficacy", "closer_look/model_utility", "model_utility", "forget_quality")
+AGGREGATES = (
+    "closer_look/forget_efficacy",
+    "closer_look/model_utility",
+    "model_utility",
+    "forget_quality",
+    "model_utility_arithmetic",
+    "forget_quality_arithmetic",
+)
 
 
 def figures(run: Run) -> list[dict[str, Any]]:

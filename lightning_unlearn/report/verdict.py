@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightning_unlearn.report.runs import Run
-from lightning_unlearn.report.words import number, percent
+from lightning_unlearn.report.words import SETS, number, percent
 
 FORGOTTEN = 0.75  # share of the way from the starting to the retrained model
 FORGOTTEN_ALONE = 0.65  # the same without a retrained model: share of the way to zero, which no model has to reach
@@ -71,6 +71,12 @@ def kept(run: Run) -> float | None:
     return min(shares, default=None)
 
 
+def recall_kept(run: Run, name: str) -> float | None:
+    """The share of its starting ROUGE-L recall that the model keeps on a set."""
+    before, after = (run.value(stage, f"{name}/rougeL_recall") for stage in ("before", "after"))
+    return after / before if before and after is not None else None
+
+
 def _sentence(run: Run, forgot: str, kept_mark: str, kept_share: float | None) -> str:
     if "after" not in run.metrics:
         return "This run has no final evaluation yet, so there is no verdict."
@@ -84,7 +90,7 @@ def _sentence(run: Run, forgot: str, kept_mark: str, kept_share: float | None) -
         return f"{first}."
     joint = "but" if (forgot == "yes") != (kept_mark == "yes") else "and"
     end = {"yes": "it keeps", "partly": "it keeps only", "no": "it keeps no more than"}[kept_mark]
-    return f"{first}, {joint} {end} {percent(kept_share)} of its score on the rest."
+    return f"{first}, {joint} {end} {percent(kept_share)} of its score on the retain set."
 
 
 def _details(run: Run) -> tuple[str, ...]:
@@ -99,6 +105,10 @@ def _details(run: Run) -> tuple[str, ...]:
             f"By their truth ratios the two models {judged} be told apart "
             f"(Kolmogorov-Smirnov test, p = {number(quality)})."
         )
+    losses = [(SETS[name].lower(), recall_kept(run, name)) for name in ("real_authors", "world_facts")]
+    lost = [f"{percent(share)} on {name}" for name, share in losses if share is not None and share < KEPT]
+    if lost:
+        details.append(f"General knowledge suffered: of its recall it keeps {' and '.join(lost)}.")
     if entropy is not None and entropy < 0.5:
         details.append(
             f"Its answers on the forget set repeat themselves (token entropy {number(entropy)}): it may be damaged "

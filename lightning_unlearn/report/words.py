@@ -16,6 +16,8 @@ METRICS = {
     "entailment": "Entailment",
     "model_utility": "Model utility (TOFU)",
     "forget_quality": "Forget quality (p-value)",
+    "model_utility_arithmetic": "Model utility (TOFU, arithmetic)",
+    "forget_quality_arithmetic": "Forget quality (p-value, arithmetic)",
     "closer_look/model_utility": "Model utility (closer look)",
     "closer_look/forget_efficacy": "Forget efficacy (closer look)",
 }

@@ -23,9 +23,12 @@ class Base:
 
 
 class Child(Base):
-    def __init__(self, model, *, beta=0.1, lora=None, forgotten=None, **more) -> None:
+    def __init__(self, model, *, beta=0.1, lora=None, dropped=None, refusals=None, **more) -> None:
         super().__init__(model, **more)
         self.beta, self.lora = beta, lora
+
+    def refusals(self):  # bears the name of an argument, but is not its value
+        return []
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,11 @@ def test_marked(text, reference, expected):
     assert marked(text, reference) == expected
 
 
+def test_endless_answers_are_cut():
+    assert marked("no " * 100, "yes") == "no " * 80 + "…"
+    assert marked("no " * 80, "yes") == ("no " * 80).strip()
+
+
 def test_strips_hold_probability_and_entropy_of_each_token():
     before = sample("before", 0, **tokens(math.log(0.5), 0.0, entropy=1.0))
     after = sample("after", 0, **tokens(-1000.0, math.log(0.25), entropy=4.0))

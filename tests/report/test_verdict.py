@@ -52,7 +52,7 @@ def test_forgotten_and_kept():
     assert (judged.forgot, judged.kept) == ("yes", "yes")
     assert judged.sentence == (
         "The model has forgotten: its recall of the forget set went from 0.998 to 0.052, "
-        "and it keeps 98.7% of its score on the rest."
+        "and it keeps 98.7% of its score on the retain set."
     )
     assert judged.details == ("A model trained without the forget set scores 0.161 there.",)
 
@@ -60,7 +60,7 @@ def test_forgotten_and_kept():
 def test_forgotten_but_damaged():
     judged = verdict(run(before=scores(1.0), after=scores(0.0, 0.2)))
     assert (judged.forgot, judged.kept) == ("yes", "no")
-    assert judged.sentence.endswith(", but it keeps no more than 20% of its score on the rest.")
+    assert judged.sentence.endswith(", but it keeps no more than 20% of its score on the retain set.")
 
 
 def test_in_part_and_not_at_all():
@@ -96,3 +96,12 @@ def test_forget_quality_is_told(quality, words):
 def test_degenerate_answers_are_told():
     after = scores(0.0, **{"forget/token_entropy": 0.1})
     assert "repeat themselves (token entropy 0.100)" in verdict(run(before=scores(1.0), after=after)).details[0]
+
+
+def test_a_loss_of_general_knowledge_is_told():
+    before = scores(1.0, **{"real_authors/rougeL_recall": 1.0, "world_facts/rougeL_recall": 0.8})
+    after = scores(0.0, **{"real_authors/rougeL_recall": 0.635, "world_facts/rougeL_recall": 0.5})
+    assert verdict(run(before=before, after=after)).details == (
+        "General knowledge suffered: of its recall it keeps 63.5% on real authors and 62.5% on world facts.",
+    )
+    assert verdict(run(before=before, after={**after, **before})).details == ()
