@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     report = parsers["report"]
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders; several are compared")
     report.add_argument("--output", type=Path, default=Path("comparison.html"), help="file of a comparison")
+    report.add_argument("--redact", action="store_true", help="mask every text of the rows")
     report.set_defaults(run=_report)
 
     export = parsers["export"]
@@ -114,7 +115,7 @@ def _report(options: argparse.Namespace) -> None:
     from lightning_unlearn import report
 
     if len(options.runs) == 1:
-        print(report.write_report(options.runs[0]))
+        print(report.write_report(options.runs[0], redact=options.redact or None))
     else:
         print(report.write_comparison(options.runs, options.output))
 

@@ -82,12 +82,19 @@ class UnlearnParser(OneLineErrors, LightningArgumentParser):
 class SaveConfig(SaveConfigCallback):
     """Writes config.yaml, every option of the run, into the run folder when `fit` starts."""
 
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write nothing yet: `RunFolder` may still refuse the folder."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file; a resumed run writes it again."""
-        if stage == "fit":
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, str(folder / "config.yaml"), skip_unset=False, overwrite=True)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write every option into the run folder."""
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, str(folder / "config.yaml"), skip_unset=False, overwrite=True)
 
 
 class UnlearnCLI(LightningCLI):

@@ -93,7 +93,7 @@ def test_traceback_on_request(monkeypatch):
 
 
 def test_errors_of_the_program_keep_their_traceback(monkeypatch):
-    def broken(run):
+    def broken(run, redact):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("lightning_unlearn.report.write_report", broken)
@@ -103,14 +103,17 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
 
 def test_report_of_one_run_and_of_several(monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr("lightning_unlearn.report.write_report", lambda run: calls.append(run) or "one.html")
+    monkeypatch.setattr(
+        "lightning_unlearn.report.write_report", lambda run, redact: calls.append((run, redact)) or "one.html"
+    )
     monkeypatch.setattr(
         "lightning_unlearn.report.write_comparison", lambda runs, output: calls.append((runs, output)) or output
     )
     assert main(["report", "a"]) == 0
+    assert main(["report", "a", "--redact"]) == 0
     assert main(["report", "a", "b", "--output", "both.html"]) == 0
-    assert calls == [Path("a"), ([Path("a"), Path("b")], Path("both.html"))]
-    assert capsys.readouterr().out == "one.html\nboth.html\n"
+    assert calls == [(Path("a"), None), (Path("a"), True), ([Path("a"), Path("b")], Path("both.html"))]
+    assert capsys.readouterr().out == "one.html\none.html\nboth.html\n"
 
 
 def test_export_hands_over_its_options(monkeypatch, capsys):

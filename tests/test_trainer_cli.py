@@ -130,6 +130,15 @@ def test_a_killed_process_continues_to_the_same_end(words, tmp_path):
         torch.testing.assert_close(value, expected[name], msg=name)
 
 
+def test_a_refused_folder_keeps_its_config(words, tmp_path, capsys):
+    run = ["--trainer.default_root_dir", str(tmp_path)]
+    assert main([*words, *run]) == 0
+    before = (tmp_path / "config.yaml").read_text()
+    assert main([*words, *run, "--model.lr", "0.5"]) == 2
+    assert "expected a folder without a run" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
 def test_saved_config_repeats_the_run(words, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main([*words, "--trainer.default_root_dir", str(first), "--trainer.max_steps", "2"]) == 0

@@ -231,7 +231,7 @@ def test_redaction_masks_every_text(world, tmp_path):
     trainer = fit(world(Evaluate(max_rows=1, training_max_rows=0, redact=True, **OPTIONS)))
     text = (tmp_path / "run/samples.jsonl").read_text() + (tmp_path / "run/metrics.json").read_text()
     assert not any(word in text for word in ("Ana", "Lindqvist", "wrote", "Who"))
-    assert "[redacted sha256:" in text
+    assert "[redacted " in text
     plain = fit(world(Evaluate(max_rows=1, training_max_rows=0, **OPTIONS), folder="plain"))
     assert read_metrics(trainer) == read_metrics(plain)
     assert "Ana Lindqvist" in (tmp_path / "plain/samples.jsonl").read_text()

@@ -75,10 +75,7 @@ def test_redaction_leaves_no_text_and_may_be_repeated():
         "token_log_prob": [-0.5, -0.25],
     }
     masked = redact(sample)
-    # sha256("In Oslo") starts so; 7 characters
-    assert masked["answer"] == "[redacted sha256:{} 7 chars]".format(
-        __import__("hashlib").sha256(b"In Oslo").hexdigest()[:8]
-    )
+    assert masked["answer"] == "[redacted 7 chars]"  # and no hash, by which a guess could be confirmed
     assert masked["index"] == 4
     assert masked["token_log_prob"] == sample["token_log_prob"]
     text = json.dumps(masked)

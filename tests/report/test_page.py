@@ -202,7 +202,7 @@ def test_samples_that_are_already_masked(folder, tmp_path):
     for hide in (False, True):
         html = write_report(run, redact=hide).read_text()
         assert not [secret for secret in secrets() if secret in html]
-        assert "[redacted sha256:" in html
+        assert "[redacted " in html
 
 
 def test_axes_fall_back_on_what_was_measured():
