@@ -30,8 +30,8 @@ from unlearn_kernels.tiles import plan
 def token_statistics(
     logits: Tensor,
     labels: Tensor,
-    *,
     statistics: Sequence[str] = ("log_prob", "entropy"),
+    *,
     reference_logits: Tensor | None = None,
     ignore_index: int | None = -100,
     workspace_bytes: int | None = None,
