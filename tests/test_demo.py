@@ -59,7 +59,7 @@ def test_a_demo_that_did_not_learn_fails_loudly_and_is_not_repeated(tmp_path, ca
     assert "demo failed: the starting model's forget/rougeL_recall must be above 0.9" in capsys.readouterr().err
     for name in METHODS:
         assert {path.name for path in (tmp_path / name).iterdir()} >= {"model", "report.html", "metrics.json"}
-    assert not (tmp_path / "retrained/samples.jsonl").exists()  # it held the rows as they are
+    assert not (tmp_path / "retrained/samples.jsonl").exists()  # the runs have it, masked
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert demo(output=tmp_path, redact=True, **QUICK) == 1
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
