@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("LIGHTNING_UNLEARN_DEBUG") or not _is_users_mistake(error):
             raise
-        print(f"{PROGRAM}: error: {single_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {_one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -138,7 +140,22 @@ def _purge(options: argparse.Namespace) -> None:
 
 def _is_users_mistake(error: Exception) -> bool:
     """Whether the error speaks about options, files or data, so that its message is all that is needed."""
-    if isinstance(error, (ValueError, OSError, ImportError)):
+    if isinstance(error, (ValueError, OSError, ImportError)) or _is_about_a_checkpoint(error):
         return True
     exceptions = sys.modules.get("lightning.fabric.utilities.exceptions")
     return exceptions is not None and isinstance(error, exceptions.MisconfigurationException)
+
+
+def _is_about_a_checkpoint(error: Exception) -> bool:
+    """Whether torch refused a checkpoint: code in it, a broken file, or weights of another model."""
+    broken = re.match(r"PytorchStreamReader|Error\(s\) in loading state_dict", str(error))
+    return isinstance(error, pickle.UnpicklingError) or (isinstance(error, RuntimeError) and broken is not None)
+
+
+def _one_line(error: Exception) -> str:
+    """What to tell of a mistake; torch's advice to load a refused checkpoint without care is left out."""
+    if isinstance(error, pickle.UnpicklingError):
+        found = re.search(r"(?:Unsupported|Trying to load|GLOBAL) .+", str(error))
+        reason = found[0] if found else single_line(str(error))
+        return f"checkpoint refused: it is damaged or holds more than tensors and plain values ({reason})"
+    return single_line(str(error)) or type(error).__name__

@@ -78,7 +78,7 @@ def load_tokenizer(
         return tokenizer
     try:
         return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=trust_remote_code)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(_explain("tokenizer", tokenizer, "a tokenizer", error)) from error
 
 
@@ -140,9 +140,11 @@ def save_model(
         merge_lora: write the base model with the adapters merged in; otherwise the adapter alone.
 
     Raises:
-        ValueError: if the module has no `save_pretrained`.
+        ValueError: if the module has no `save_pretrained`, or the folder is a file.
     """
     folder = Path(folder)
+    if folder.is_file():  # transformers would say so in its log, and write nothing
+        raise ValueError(f"folder must be a folder, new or old, got the file {folder}")
     if not hasattr(model, "save_pretrained"):
         raise ValueError(f"model must have save_pretrained to be exported, got {type(model).__name__}")
     if merge_lora and hasattr(model, "merge_and_unload"):

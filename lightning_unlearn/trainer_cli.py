@@ -6,6 +6,7 @@ default has no date in it, so that the same command with `--ckpt_path last` cont
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import logging
 import pkgutil
@@ -16,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -35,6 +36,7 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # our loader knows its rank
 }
+LONGEST_LIST = 30  # names of classes in the help of one option
 NOISE = (
     r".isinstance\(treespec, LeafSpec\). is deprecated",  # torch about Lightning
     r"You have overridden `on_before_batch_transfer`",  # the objective does so on purpose
@@ -66,8 +68,20 @@ def import_modules(package: Any) -> None:
         import_module(module.name)
 
 
+class HelpFormatter(DefaultHelpFormatter):
+    """Help without endless lists: every layer of PyTorch is a subclass of nn.Module, and nobody names one here."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text: str = super()._get_help_string(action)
+        names = text.partition(", known subclasses: ")[2].split(", ")
+        return text if len(names) <= LONGEST_LIST else text.partition(", known subclasses: ")[0] + ")"
+
+
 class UnlearnParser(OneLineErrors, LightningArgumentParser):
     """A parser whose mistakes are UsageErrors of one line."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
 
     def known_words(self) -> Iterator[str]:
         """Yield options, and our classes with their arguments."""
@@ -171,6 +185,8 @@ class UnlearnCLI(LightningCLI):
             config[name].dirpath = config[name].dirpath or str(Path(root) / "checkpoints")
         if config.checkpoint.monitor is None and not _has_schedule(config.checkpoint):
             config.checkpoint.save_top_k = 0  # nothing to rank by: last.ckpt is enough
+        if "weights_only" in config and config.weights_only is None:
+            config.weights_only = True  # Lightning would unpickle anything that comes from a URL
         if config.trainer.logger is None:
             init = Namespace(save_dir=str(root), name="logs")
             config.trainer.logger = Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=init)

@@ -101,6 +101,29 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
         main(["report", "run"])
 
 
+@pytest.mark.parametrize("kind", ["code", "cut", "other"])
+def test_a_checkpoint_that_cannot_be_used_is_told_in_one_line(kind, tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch")
+    path, trace = tmp_path / "x.ckpt", tmp_path / "executed"
+
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(trace),)
+
+    torch.save({"state_dict": Code() if kind == "code" else {"weight": torch.zeros(3, 3)}}, path)
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+
+    def read(run, redact):
+        torch.nn.Linear(2, 2, bias=False).load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+
+    monkeypatch.setattr("lightning_unlearn.report.write_report", read)
+    assert main(["report", "run"]) == 2
+    start = {"code": "checkpoint refused: it is damaged or holds more than", "cut": "PytorchStreamReader failed"}
+    assert said(capsys).startswith(start.get(kind, "Error(s) in loading state_dict for Linear: size mismatch"))
+    assert not trace.exists()
+
+
 def test_report_of_one_run_and_of_several(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(

@@ -262,3 +262,17 @@ def test_save_keeps_the_precision(tmp_path):
 def test_a_module_that_cannot_be_saved_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must have save_pretrained to be exported, got Linear"):
         save_model(torch.nn.Linear(2, 2), None, tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tiny_model_dir, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=r"folder must be a folder, new or old, got the file .*config\.yaml"):
+        save_model(load_causal_lm(tiny_model_dir()), None, file)
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_without_tokenizer_is_named(tiny_model_dir, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_model_dir() / "config.json").read_text())
+    with pytest.raises(ValueError, match=f"tokenizer must be the name or folder of a tokenizer, got '{tmp_path}'"):
+        load_tokenizer(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning import Trainer
 
 from lightning_unlearn.cli import main
 from lightning_unlearn.trainer_cli import UnlearnCLI, default_run_folder
@@ -228,3 +230,28 @@ def test_default_run_folder_is_the_same_every_time():
     assert default_run_folder(config(forget="forget05")) == "runs/idk_nll-tofu-forget05"
     assert default_run_folder(config(forget="rows/my rows.jsonl")) == "runs/idk_nll-tofu-my_rows"
     assert default_run_folder(config()) == "runs/idk_nll-tofu"
+
+
+def test_checkpoints_load_with_weights_only_wherever_they_come_from(words, monkeypatch):
+    """Lightning's own default unpickles anything that lies behind a URL."""
+    seen = {}
+
+    @functools.wraps(Trainer.fit)
+    def fit(trainer, model, **options):
+        seen.update(options)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert main([*words, "--ckpt_path", "https://example.org/last.ckpt"]) == 0
+    assert seen["weights_only"] is True
+    assert seen["ckpt_path"] == "https://example.org/last.ckpt"
+
+
+def test_help_of_an_objective_lists_no_layers_of_pytorch(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--model.help", "NPO"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--model.beta BETA" in shown
+    assert "torch.optim.SGD" in shown
+    assert "torch.nn.modules" not in shown
+    assert len(shown.splitlines()) < 150
