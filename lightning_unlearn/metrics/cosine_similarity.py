@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric
 
+from lightning_unlearn.metrics.row_mean import RowMean
 from lightning_unlearn.metrics.sentence_encoder import (
     DEFAULT_SENTENCE_ENCODER,
     SentenceEncoder,
@@ -52,17 +51,7 @@ def cosine_similarity(outputs: Sequence[str], targets: Sequence[str], *, encoder
     return values
 
 
-def _cosine_similarity_update(
-    outputs: Sequence[str], targets: Sequence[str], encoder: SentenceEncoder
-) -> tuple[float, int]:
-    return sum(cosine_similarity(outputs, targets, encoder=encoder)), len(outputs)
-
-
-def _cosine_similarity_compute(total: Tensor, rows: Tensor) -> Tensor:
-    return total / rows
-
-
-class CosineSimilarity(Metric):
+class CosineSimilarity(RowMean):
     """Mean over rows of max(0, cosine) between the sentence embeddings of output and reference answer.
 
     In [0, 1]. On retained data higher is better, on forgotten data lower. Source: closer-look (arXiv 2410.08109).
@@ -77,24 +66,12 @@ class CosineSimilarity(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    rows: Tensor
 
     def __init__(self, encoder: str | Path | SentenceEncoder = DEFAULT_SENTENCE_ENCODER) -> None:
         super().__init__()
         self.encoder = load_sentence_encoder(encoder)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: Sequence[str], targets: Sequence[str]) -> None:
         """Add rows: generated texts and their reference answers."""
-        total, rows = _cosine_similarity_update(outputs, targets, self.encoder)
-        self.total = self.total + total
-        self.rows = self.rows + rows
-
-    def compute(self) -> Tensor:
-        """Return the mean: a scalar, NaN without rows."""
-        return _cosine_similarity_compute(self.total, self.rows)
+        self.add(cosine_similarity(outputs, targets, encoder=self.encoder))

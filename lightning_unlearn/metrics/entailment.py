@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-
 from lightning_unlearn.metrics.nli import DEFAULT_NLI_MODEL, ENTAILMENT, NLIModel, load_nli_model
 from lightning_unlearn.metrics.rouge import rouge_recall
+from lightning_unlearn.metrics.row_mean import RowMean
 
 MINIMUM_ROUGE = 0.1
 
@@ -58,18 +55,7 @@ def _entails(
     return [i in entailed for i in range(len(outputs))]
 
 
-def _entailment_update(
-    outputs: Sequence[str], targets: Sequence[str], model: NLIModel, output_is_premise: bool
-) -> tuple[int, int]:
-    rule = output_entails_target if output_is_premise else target_entails_output
-    return sum(rule(outputs, targets, model=model)), len(outputs)
-
-
-def _entailment_compute(entailed: Tensor, rows: Tensor) -> Tensor:
-    return entailed / rows
-
-
-class Entailment(Metric):
+class Entailment(RowMean):
     """Share of rows labelled "entailment" by an NLI model (ES-NLI).
 
     In [0, 1]. On retained data higher is better, on forgotten data lower. Source: closer-look (arXiv 2410.08109).
@@ -87,25 +73,14 @@ class Entailment(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-    entailed: Tensor
-    rows: Tensor
 
     def __init__(self, model: str | Path | NLIModel = DEFAULT_NLI_MODEL, *, output_is_premise: bool = True) -> None:
         super().__init__()
         self.model = load_nli_model(model)
         self.output_is_premise = output_is_premise
-        self.add_state("entailed", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: Sequence[str], targets: Sequence[str]) -> None:
         """Add rows: generated texts and their reference answers."""
-        entailed, rows = _entailment_update(outputs, targets, self.model, self.output_is_premise)
-        self.entailed = self.entailed + entailed
-        self.rows = self.rows + rows
-
-    def compute(self) -> Tensor:
-        """Return the share: a scalar, NaN without rows."""
-        return _entailment_compute(self.entailed, self.rows)
+        rule = output_entails_target if self.output_is_premise else target_entails_output
+        self.add(rule(outputs, targets, model=self.model))

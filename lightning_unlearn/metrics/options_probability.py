@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_unlearn.metrics.probability import mean_nll
+from lightning_unlearn.metrics.row_mean import RowMean
 
 
 def options_probability(nll: Tensor, tokens: Tensor, wrong_nll: Tensor, wrong_tokens: Tensor) -> Tensor:
@@ -32,15 +32,7 @@ def options_probability(nll: Tensor, tokens: Tensor, wrong_nll: Tensor, wrong_to
     return torch.softmax(torch.cat([true.unsqueeze(1), wrong], 1), 1)[:, 0]
 
 
-def _options_update(nll: Tensor, tokens: Tensor, wrong_nll: Tensor, wrong_tokens: Tensor) -> tuple[Tensor, int]:
-    return options_probability(nll, tokens, wrong_nll, wrong_tokens).sum(), nll.numel()
-
-
-def _options_compute(total: Tensor, rows: Tensor) -> Tensor:
-    return total / rows
-
-
-class OptionsProbability(Metric):
+class OptionsProbability(RowMean):
     """Mean over rows of the true answer's share of the probability of all given answers.
 
     In [0, 1], higher is better; 1 / (K + 1) is chance. Source: TOFU (arXiv 2401.06121).
@@ -52,23 +44,8 @@ class OptionsProbability(Metric):
         tensor(0.2500)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    rows: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, nll: Tensor, tokens: Tensor, wrong_nll: Tensor, wrong_tokens: Tensor) -> None:
         """Add rows: see `options_probability` for the shapes."""
-        total, rows = _options_update(nll, tokens, wrong_nll, wrong_tokens)
-        self.total = self.total + total
-        self.rows = self.rows + rows
-
-    def compute(self) -> Tensor:
-        """Return the mean: a scalar, NaN without rows."""
-        return _options_compute(self.total, self.rows)
+        self.add(options_probability(nll, tokens, wrong_nll, wrong_tokens))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lightning_unlearn.metrics.row_mean import RowMean
 
 
 def mean_nll(nll: Tensor, tokens: Tensor) -> Tensor:
@@ -44,17 +45,7 @@ def answer_probability(nll: Tensor, tokens: Tensor) -> Tensor:
     return torch.exp(-mean_nll(nll, tokens))
 
 
-def _probability_update(nll: Tensor, tokens: Tensor) -> tuple[Tensor, int]:
-    if bool((tokens < 1).any()):
-        raise ValueError(f"tokens must be at least 1 for every answer, got {int(tokens.min())}")
-    return answer_probability(nll, tokens).sum(), nll.numel()
-
-
-def _probability_compute(total: Tensor, rows: Tensor) -> Tensor:
-    return total / rows
-
-
-class Probability(Metric):
+class Probability(RowMean):
     """Mean over rows of the length-normalised probability of the answer.
 
     In [0, 1]. On retained data higher is better, on forgotten data lower. Source: TOFU (arXiv 2401.06121).
@@ -66,23 +57,10 @@ class Probability(Metric):
         tensor(0.6839)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    rows: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, nll: Tensor, tokens: Tensor) -> None:
         """Add rows: summed NLLs [B] in nats and counts of labelled tokens [B]."""
-        total, rows = _probability_update(nll, tokens)
-        self.total = self.total + total
-        self.rows = self.rows + rows
-
-    def compute(self) -> Tensor:
-        """Return the mean probability: a scalar, NaN without rows."""
-        return _probability_compute(self.total, self.rows)
+        if bool((tokens < 1).any()):
+            raise ValueError(f"tokens must be at least 1 for every answer, got {int(tokens.min())}")
+        self.add(answer_probability(nll, tokens))

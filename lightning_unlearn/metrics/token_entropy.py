@@ -9,9 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from lightning_unlearn.metrics.row_mean import RowMean
 
 
 def token_entropy(tokens: Sequence[Hashable]) -> float:
@@ -33,15 +31,7 @@ def token_entropy(tokens: Sequence[Hashable]) -> float:
     return max(0.0, -sum(share * math.log2(share) for share in shares)) / math.log2(len(tokens))
 
 
-def _token_entropy_update(outputs: Sequence[Sequence[Hashable]]) -> tuple[float, int]:
-    return sum(token_entropy(tokens) for tokens in outputs), len(outputs)
-
-
-def _token_entropy_compute(total: Tensor, rows: Tensor) -> Tensor:
-    return total / rows
-
-
-class TokenEntropy(Metric):
+class TokenEntropy(RowMean):
     """Mean over rows of the normalised unigram entropy of the generated tokens.
 
     In [0, 1]; higher is better (fluent, not repetitive). Source: closer-look (arXiv 2410.08109).
@@ -53,23 +43,8 @@ class TokenEntropy(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-    total: Tensor
-    rows: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, outputs: Sequence[Sequence[Hashable]]) -> None:
         """Add rows: the tokens of each output."""
-        total, rows = _token_entropy_update(outputs)
-        self.total = self.total + total
-        self.rows = self.rows + rows
-
-    def compute(self) -> Tensor:
-        """Return the mean: a scalar, NaN without rows."""
-        return _token_entropy_compute(self.total, self.rows)
+        self.add([token_entropy(tokens) for tokens in outputs])

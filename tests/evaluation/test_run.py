@@ -160,7 +160,9 @@ def test_finished_samples_of_other_records_are_refused_and_masked_ones_are_not(m
     again = evaluate(model, encoder, {"forget": SETS["forget"]}, done=samples, **OPTIONS)
     assert again == {"forget": samples}
     with pytest.raises(ValueError, match="same records, got another question in row 0 of forget"):
-        evaluate(model, encoder, {"forget": SETS["retain"]}, done=samples, **OPTIONS)
+        evaluate(model, encoder, {"forget": SETS["retain"]}, done=log["forget"], **OPTIONS)
+    with pytest.raises(ValueError, match="same records"):  # a mask tells lengths apart, and no more
+        evaluate(model, encoder, {"forget": SETS["world_facts"]}, done=samples, **OPTIONS)
 
 
 def test_max_rows_and_progress(model, encoder, log, capsys):
