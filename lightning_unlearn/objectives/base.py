@@ -115,6 +115,7 @@ class Objective(L.LightningModule):
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.configured = False
         self._step_open = False  # whether gradients wait for the rest of their optimiser step
+        self._step_losses: dict[str, Tensor] = {}  # of its micro-batches so far, as shares of the step's
         self._resumed: tuple[dict[str, Any], dict[str, Any] | None] | None = None
         self.strict_loading = self.lora is None  # with LoRA a checkpoint holds the adapters alone
         self.hparams.update(_plain(model=model, retain=retain, reference=reference, lora=self.lora))
@@ -275,10 +276,12 @@ class Objective(L.LightningModule):
         return self.packed(batch) if isinstance(batch, PackedBatch) else batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Compute and log the losses of a micro-batch."""
+        """Compute the losses of a micro-batch, and log those of its optimiser step so far."""
         losses = self.losses(batch)
+        earlier, share = self._step_losses if self._step_open else {}, 1 / self.trainer.accumulate_grad_batches
+        self._step_losses = {k: earlier.get(k, 0.0) + value.detach() * share for k, value in losses.items()}
         self._step_open = True
-        logged = {f"train/{name}": value.detach() for name, value in losses.items()}
+        logged = {f"train/{name}": value for name, value in self._step_losses.items()}
         self.log_dict(logged, prog_bar=True, batch_size=1)
         return losses["loss"]
 
@@ -317,6 +320,7 @@ class Objective(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what an exact resume needs, see `lightning_unlearn.resume`."""
         checkpoint["training_state"] = resume.training_state(self, step_open=self._step_open)
+        checkpoint["training_state"]["losses"] = self._step_losses
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the initial weights where they will be needed, and what training continues from.
@@ -336,6 +340,7 @@ class Objective(L.LightningModule):
         if self._resumed is not None:
             resume.restore(self, *self._resumed)
             self._step_open = bool(self._resumed[0].get("gradients"))
+            self._step_losses = {k: v.to(self.device) for k, v in self._resumed[0].get("losses", {}).items()}
             self._resumed = None
 
     def state_dict(self, *args, **kwargs) -> dict[str, Any]:

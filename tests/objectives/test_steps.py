@@ -144,3 +144,30 @@ def test_accumulation_with_lora_and_clipping_runs():
     )  # fmt: skip
     trainer.fit(objective, loader(batch_size=2, accumulate=lambda: 2))
     assert trainer.global_step == 3
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_the_logged_losses_are_those_of_the_whole_step(micro):
+    """11 forget rows, 8 a step: the second step is short, and its last micro-batch holds one or three rows."""
+    model, logged = tiny(), []
+
+    class Read(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            logged.append({name: value.item() for name, value in module._step_losses.items()})
+
+    trainer = L.Trainer(
+        max_epochs=1,
+        accumulate_grad_batches=micro,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[Read()],
+    )
+    objective = GradientDifference(model, retain="nll", lr=1e-9)
+    trainer.fit(objective, loader(batch_size=8 // micro, accumulate=lambda: micro))
+    whole = [{k: v.item() for k, v in objective.losses(batch).items()} for batch in loader(batch_size=8)]
+    assert logged == [pytest.approx(terms, rel=1e-4) for terms in whole]
+    assert trainer.logged_metrics["train/loss"].item() == pytest.approx(whole[1]["loss"], rel=1e-4)
