@@ -125,6 +125,7 @@ class Evaluate(Callback):
         if trainer.ckpt_path is None:
             run.clear()
             log = self._evaluate_stage(trainer, pl_module, "before")
+            self._check_monitors(trainer, log)
             self._log_start(trainer, log)
         elif run.metrics().get("before") is None:
             rank_zero_warn(
@@ -187,6 +188,14 @@ class Evaluate(Callback):
             values = {f"eval/{key}": value for key, value in self.scores(rows).items()}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=trainer.global_step)
+
+    def _check_monitors(self, trainer: Trainer, log: Log) -> None:
+        """Refuse a misspelt score now, and not when the first epoch ends."""
+        known = [f"eval/{key}" for key in self.scores(log)] if self.training_max_rows != 0 else []
+        for monitor in filter(None, (getattr(callback, "monitor", None) for callback in trainer.callbacks)):
+            if monitor.startswith("eval/") and monitor not in known:
+                scores = ", ".join(known) or "none, as training_max_rows is 0"
+                raise ValueError(f"monitor must be a score of this evaluation, got {monitor!r}; there are: {scores}")
 
     def _log(self, pl_module: LightningModule, log: Log) -> None:
         values = {f"eval/{key}": value for key, value in self.scores(log).items()}
