@@ -90,7 +90,7 @@ def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 def _decode(line: str, source: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line.rstrip())
     except json.JSONDecodeError as error:
         raise RecordError(
             f"{source}: wrong JSON, {error.msg} at column {error.colno}: {shown(line.strip())}"
