@@ -28,6 +28,7 @@ from lightning_unlearn.callbacks.run_folder import RunFolder
 from lightning_unlearn.callbacks.throughput import Throughput
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.objectives.base import Objective
+from lightning_unlearn.report.runs import REPORT
 from lightning_unlearn.usage import OneLineErrors, UsageError, explain
 
 TRAINER_DEFAULTS = {
@@ -190,6 +191,12 @@ class UnlearnCLI(LightningCLI):
         if config.trainer.logger is None:
             init = Namespace(save_dir=str(root), name="logs")
             config.trainer.logger = Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=init)
+
+    def after_fit(self) -> None:
+        """Say where the evidence lies."""
+        report = Path(self.trainer.default_root_dir) / REPORT
+        if self.trainer.is_global_zero and report.is_file() and not self.trainer.fast_dev_run:
+            print(f"report: {report.resolve()}")
 
 
 def default_run_folder(config: Namespace) -> str:

@@ -61,9 +61,10 @@ def losses(run: Path) -> dict[int, float]:
     return found
 
 
-def test_fit_makes_a_run_folder(words, tmp_path):
+def test_fit_makes_a_run_folder(words, tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*words, "--trainer.default_root_dir", str(run), "--checkpoint.monitor", "eval/model_utility"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {run / 'report.html'}"
     made = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.json", "samples.jsonl", "run_card.json", "report.html"} <= made
     assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= made
