@@ -103,6 +103,8 @@ def _labels(
             ("middle", left, top - 13),
         ]
         spots += [("end", left - 12, top + 18), ("end", left - 12, top - 10), ("start", left + 12, top + 18)]
+        steps = [step * sign for step in range(20, 200, 6) for sign in (-1, 1)]
+        spots += [("end", left - 12, top + 4 + step) for step in steps]  # of a crowd, farther away
         boxes = [(spot, _box(spot, width)) for spot in spots]
         free = [spot for spot, box in boxes if _inside(box, x, y) and not any(_overlap(box, other) for other in taken)]
         anchor, across, up = free[0] if free else spots[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import pytest
 
@@ -69,6 +70,15 @@ def test_names_of_close_points_do_not_overlap():
         (text.get("x"), text.get("y"), text.get("class")) for text in texts if "point-name" in text.get("class", "")
     ]
     assert len(set(places)) == 3
+
+
+def test_names_of_a_crowd_in_a_corner_are_all_readable():
+    """Runs that forgot nothing lie at the lower right, where half of the places are outside the plot."""
+    names = ["Starting", "Starting", "1 NPO", "2 DPO", "3 NPO", "4 GradientDifference"]
+    points = [Point(name, "after", "circle", 0.96 + i / 1000, 0.05) for i, name in enumerate(names)]
+    texts = parsed(trade_off(points, [], x_label="x", y_label="y")).iter("text")
+    heights = sorted(float(text.get("y", 0)) for text in texts if "point-name" in text.get("class", ""))
+    assert all(below - above >= 13 for above, below in pairwise(heights))
 
 
 def test_shares_sum_to_one_and_hold_what_lies_outside():
