@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import pdoc
@@ -40,6 +41,7 @@ def build(output: Path) -> None:
         text = source.read_text(encoding="utf-8")
         title = re.search(r"^# (.+)", text, re.MULTILINE)[1]
         (output / f"{name}.html").write_text(FRAME.format(title=title, body=to_html(text)), encoding="utf-8")
+    warnings.filterwarnings("ignore", "Error parsing type annotation", module="pdoc")  # written out as it stands
     pdoc.render.configure(docformat="google", math=False)
     pdoc.pdoc("lightning_unlearn", "unlearn_kernels", output_directory=output / "api")
 

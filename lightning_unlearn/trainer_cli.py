@@ -41,6 +41,8 @@ LONGEST_LIST = 30  # names of classes in the help of one option
 NOISE = (
     r".isinstance\(treespec, LeafSpec\). is deprecated",  # torch about Lightning
     r"You have overridden `on_before_batch_transfer`",  # the objective does so on purpose
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run's is; RunFolder refuses what would be lost
+    r"`(is_)?gradient_checkpointing",  # transformers about peft, and about a name that its older versions need
 )
 
 
