@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +38,9 @@ class RowMean(Metric):
         self.total = self.total + values.sum()
         self.rows = self.rows + values.numel()
 
-    def update(self, values: Sequence[float] | Tensor) -> None:
-        """Add one value a row."""
-        self.add(values)
+    def update(self, *values: Any, **options: Any) -> None:
+        """Add one value a row; a metric that derives from this one takes arguments of its own."""
+        self.add(*values, **options)
 
     def compute(self) -> Tensor:
         """Return the mean over rows: a scalar, NaN without rows."""
