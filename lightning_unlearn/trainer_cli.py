@@ -108,10 +108,20 @@ class SaveConfig(SaveConfigCallback):
             self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write every option into the run folder."""
+        """Write every option into the run folder, but for what follows from the folder: another run has its own."""
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, str(folder / "config.yaml"), skip_unset=False, overwrite=True)
+        config = self.config.clone()
+        derived = checkpoint_folder(folder)
+        for name in ("checkpoint", "last"):
+            config[name].dirpath = None if config[name].dirpath == derived else config[name].dirpath
+        if config.trainer.logger == csv_logger(folder):
+            config.trainer.logger = None
+        if _ranks_nothing(config.checkpoint):
+            config.checkpoint.save_top_k = 1
+        if "ckpt_path" in config:
+            config.ckpt_path = None  # a repeated run starts from the start
+        self.parser.save(config, str(folder / "config.yaml"), skip_unset=False, overwrite=True)
 
 
 class UnlearnCLI(LightningCLI):
@@ -185,14 +195,13 @@ class UnlearnCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         config.trainer.default_root_dir = root = config.trainer.default_root_dir or default_run_folder(config)
         for name in ("checkpoint", "last"):
-            config[name].dirpath = config[name].dirpath or str(Path(root) / "checkpoints")
-        if config.checkpoint.monitor is None and not _has_schedule(config.checkpoint):
+            config[name].dirpath = config[name].dirpath or checkpoint_folder(root)
+        if _ranks_nothing(config.checkpoint):
             config.checkpoint.save_top_k = 0  # nothing to rank by: last.ckpt is enough
         if "weights_only" in config and config.weights_only is None:
             config.weights_only = True  # Lightning would unpickle anything that comes from a URL
         if config.trainer.logger is None:
-            init = Namespace(save_dir=str(root), name="logs")
-            config.trainer.logger = Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=init)
+            config.trainer.logger = csv_logger(root)
 
     def after_fit(self) -> None:
         """Say where the evidence lies."""
@@ -210,13 +219,25 @@ def default_run_folder(config: Namespace) -> str:
     return str(Path("runs") / "-".join(_snake(word) for word in words))
 
 
+def checkpoint_folder(root: str | Path) -> str:
+    """Name the folder of a run's checkpoints."""
+    return str(Path(root) / "checkpoints")
+
+
+def csv_logger(root: str | Path) -> Namespace:
+    """Configure the logger that writes a run's curves."""
+    init = Namespace(save_dir=str(root), name="logs")
+    return Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=init)
+
+
 def _subclasses(cls: type) -> list[type]:
     children: list[type] = cls.__subclasses__()
     return [cls, *(below for child in children for below in _subclasses(child))]
 
 
-def _has_schedule(config: Namespace) -> bool:
-    return any(config[name] for name in ("every_n_train_steps", "every_n_epochs", "train_time_interval"))
+def _ranks_nothing(config: Namespace) -> bool:
+    schedules = ("every_n_train_steps", "every_n_epochs", "train_time_interval")
+    return config.monitor is None and not any(config[name] for name in schedules)
 
 
 def _snake(name: str) -> str:

@@ -145,11 +145,20 @@ def test_a_refused_folder_keeps_its_config(words, tmp_path, capsys):
 def test_saved_config_repeats_the_run(words, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main([*words, "--trainer.default_root_dir", str(first), "--trainer.max_steps", "2"]) == 0
+    made = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
     again = ["fit", "--config", str(first / "config.yaml"), "--trainer.default_root_dir", str(second)]
-    again += ["--checkpoint.dirpath", str(second / "checkpoints"), "--last.dirpath", str(second / "checkpoints")]
-    again += ["--trainer.logger.save_dir", str(second)]
     assert main(again) == 0
     assert losses(second) == losses(first)
+    assert (second / "checkpoints/last.ckpt").exists()
+    assert yaml.safe_load((second / "config.yaml").read_text())["checkpoint"]["save_top_k"] == 1
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("*")} == made
+
+
+def test_saved_config_of_a_resumed_run_starts_from_the_start(words, tmp_path):
+    run = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps", "2"]
+    assert main([*words, *run]) == 0
+    assert main([*words, *run, "--ckpt_path", "last"]) == 0
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["ckpt_path"] is None
 
 
 def test_the_trained_run_can_be_tested_again(words, tmp_path):
