@@ -24,14 +24,13 @@ COMMANDS = {
     "fit": "make a model forget, and write a run folder with the evidence",
     "validate": "evaluate a model on the validation rows",
     "test": "run the evaluation protocols on a model",
-    "predict": "run the predict loop of a data module that has one",
     "demo": "train, unlearn and report on built-in fictitious authors, on a CPU",
     "report": "write a run's report, or compare runs",
     "export": "write a checkpoint as a folder that from_pretrained loads",
     "purge": "delete what a run still holds of the forgotten data",
 }
 # These take every option of the Trainer, the objective and the data, so LightningCLI parses them.
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+TRAINER_COMMANDS = ("fit", "validate", "test")
 EXAMPLE = """example:
   lightning-unlearn fit --config configs/objectives/maximize_entropy.yaml --config configs/data/fictitious.yaml \\
       --model.model path/or/hub-name --trainer.default_root_dir runs/first

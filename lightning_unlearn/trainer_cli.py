@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test` and `predict`: a LightningCLI whose options come from the signatures of our classes.
+"""`fit`, `validate` and `test`: a LightningCLI whose options come from the signatures of our classes.
 
 A run is one folder, `--trainer.default_root_dir`: checkpoints, logs, metrics, samples, model and report go there. Its
 default has no date in it, so that the same command with `--ckpt_path last` continues a run that was stopped.
@@ -150,6 +150,11 @@ class UnlearnCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Name the Trainer's methods that are commands, with the arguments that are no options."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of a run folder, each configurable under its own name, and `--redact`."""

@@ -82,7 +82,7 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
             f"{key}: unknown class {found[1]!r}{did_you_mean(found[1], [name for name in known if name[0].isupper()])}"
         )
     if found := re.search(r"arguments are required: (.+)", message):
-        names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in found[1].split(", ")]
+        names = [re.sub(r"^(fit|validate|test)\.", "", name) for name in found[1].split(", ")]
         return f"missing {', '.join(f'--{_join(key, name)}' for name in names)}"
     return _wrong_type(key, message) or _own_message(message) or single_line(_KEY.sub(r"\1: ", message))
 
