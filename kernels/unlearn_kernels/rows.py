@@ -1,7 +1,7 @@
 """Triton kernels over rows of logits: the sums of `merge.py` forward, the gradient formula of `fields.py` backward.
 
-Each logit is read once, in its own dtype, and summed in float32. What was not asked for is compiled out. Both kernels run
-one program a row (the gradient one a block of a row), know nothing of hidden states or fields, and never synchronise.
+Each logit is read once, in its own dtype, and summed in float32. What was not asked for is compiled out. A program handles
+one row forward and a block of one backward. Nothing here knows of hidden states or fields, or synchronises.
 
 Shapes: N tokens, M rows of logits of which N count, C columns of a slice of the vocabulary.
 """
