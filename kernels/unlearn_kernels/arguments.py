@@ -74,7 +74,7 @@ def check_label_range(labels: Tensor, vocabulary: int | Tensor) -> None:
 
 
 def check_options(*, softcap: float | None, temperature: float, workspace_bytes: int | None, backend: str) -> None:
-    """Require options in their ranges, and a backend that this installation has.
+    """Require options in their ranges.
 
     Raises:
         ValueError: one is not.
@@ -85,9 +85,7 @@ def check_options(*, softcap: float | None, temperature: float, workspace_bytes:
         raise ValueError(f"temperature: expected a positive number, got {temperature}")
     if workspace_bytes is not None and not workspace_bytes > 0:
         raise ValueError(f"workspace_bytes: expected a positive number of bytes or None, got {workspace_bytes}")
-    if backend == "triton":
-        raise ValueError("backend: this version has no Triton kernels, expected 'auto' or 'torch', got 'triton'")
-    if backend not in ("auto", "torch"):
+    if backend not in ("auto", "triton", "torch"):
         raise ValueError(f"backend: expected 'auto', 'triton' or 'torch', got {backend!r}")
 
 

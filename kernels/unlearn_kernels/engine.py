@@ -15,7 +15,7 @@ from unlearn_kernels.passes import Pass, backward_pass, forward_pass
 from unlearn_kernels.statistics import NOT_DIFFERENTIABLE
 from unlearn_kernels.tiles import restore
 
-_WIDTH = len(Partial.__dataclass_fields__)
+_WIDTH = len(Partial.__dataclass_fields__) + 1  # and the label's logit
 
 
 def summarise(
@@ -36,14 +36,6 @@ def summarise(
     return Summary(own, reference, labels, vocabulary), kept
 
 
-def tile_buffers(statistics: tuple[str, ...], has_reference: bool) -> int:
-    """Tile-sized buffers that the passes take at most: scratch, and temporaries of the first and second moments."""
-    moments = (
-        2 if "log_prob_variance" in statistics else int(bool({"entropy", "reference_cross_entropy"} & {*statistics}))
-    )
-    return (5 if has_reference else 2) + moments
-
-
 def values(summary: Summary, statistics: tuple[str, ...], index: Tensor | None, tokens: int) -> tuple[Tensor, ...]:
     """The fields over all tokens, 0 for those that were dropped."""
     return tuple(restore(getattr(summary, name)(), index, tokens) for name in statistics)
@@ -51,21 +43,17 @@ def values(summary: Summary, statistics: tuple[str, ...], index: Tensor | None, 
 
 def pack(summary: Summary, kept: list[Tensor]) -> list[Tensor | None]:
     """All tensors of a summary and the kept tiles, as a flat list for `save_for_backward`."""
-    side = summary.reference
-    reference = [None] * (_WIDTH + 1) if side is None else [*side.others.tensors(), side.label]
-    return [summary.labels, *summary.own.others.tensors(), summary.own.label, *reference, *kept]
+    reference = [None] * _WIDTH if summary.reference is None else summary.reference.tensors()
+    return [summary.labels, *summary.own.tensors(), *reference, *kept]
 
 
 def unpack(saved: Sequence[Tensor | None], vocabulary: int | Tensor) -> tuple[Summary, list[Tensor]]:
     """Undo `pack`."""
     labels, *rest = saved
-    own, reference, kept = rest[: _WIDTH + 1], rest[_WIDTH + 1 : 2 * _WIDTH + 2], rest[2 * _WIDTH + 2 :]
-    summary = Summary(_side(own), None if reference[0] is None else _side(reference), known(labels), vocabulary)
+    own, reference, kept = rest[:_WIDTH], rest[_WIDTH : 2 * _WIDTH], rest[2 * _WIDTH :]
+    other = None if reference[0] is None else Side.of(reference)
+    summary = Summary(Side.of(own), other, known(labels), vocabulary)
     return summary, [known(tile) for tile in kept]
-
-
-def _side(tensors: Sequence[Tensor | None]) -> Side:
-    return Side(Partial.of(tensors[:_WIDTH]), known(tensors[_WIDTH]))
 
 
 def differentiate(
@@ -87,7 +75,7 @@ def differentiate(
         factor: multiplies the gradient of the logits.
     """
     scaled = {name: g.to(run.dtype) * factor for name, g in grads.items()}
-    backward_pass(run, summary, summary.coefficients(scaled), kept, emit)
+    backward_pass(run, summary.coefficients(scaled), kept, emit)
 
 
 def mark(ctx: FunctionCtx, fields: tuple[Tensor, ...], statistics: tuple[str, ...]) -> tuple[Tensor, ...]:

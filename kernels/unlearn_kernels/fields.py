@@ -12,7 +12,7 @@ z_y - log sum_{v != y} exp(z_v), never from 1 - exp(log_prob).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import torch
@@ -44,6 +44,8 @@ class Coefficients:
 
     Attributes:
         label: the whole gradient at v = y, one-hot terms apart.
+        label_logit: z_y.
+        centre: d_v = z_v - centre.
         p_scale: p_v = p_scale e_v.
         a: factor of e_v.
         b: factor of e_v d_v.
@@ -52,10 +54,13 @@ class Coefficients:
         c: constant over the vocabulary.
         shift: delta_v = (d_v of the model - d_v of the reference) + shift; None without a reference.
         q_scale: the reference's p_scale; None without one.
+        reference_centre: the reference's centre; None without one.
         one_hots: (column, value) pairs to add.
     """
 
     label: Tensor
+    label_logit: Tensor
+    centre: Tensor
     p_scale: Tensor
     a: Tensor | None = None
     b: Tensor | None = None
@@ -64,14 +69,14 @@ class Coefficients:
     c: Tensor | None = None
     shift: Tensor | None = None
     q_scale: Tensor | None = None
+    reference_centre: Tensor | None = None
     one_hots: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def rows(self, rows: slice) -> Coefficients:
         """The coefficients of some tokens."""
-        optional = (self.a, self.b, self.v, self.k, self.c, self.shift, self.q_scale)
-        cut = (None if x is None else x[rows] for x in optional)
-        one_hots = [(index[rows], value[rows]) for index, value in self.one_hots]
-        return Coefficients(self.label[rows], self.p_scale[rows], *cut, one_hots=one_hots)
+        names = [field.name for field in fields(self) if field.name != "one_hots"]
+        cut = {name: None if (x := getattr(self, name)) is None else x[rows] for name in names}
+        return Coefficients(**cut, one_hots=[(index[rows], value[rows]) for index, value in self.one_hots])
 
 
 @dataclass
@@ -198,7 +203,8 @@ class Summary:
         shared = g("log_partition") + g("uniform_kl") - g("top_other_log_prob")
         constant = (g("mean_logit") - g("uniform_kl")) / self.vocabulary
         label = shared * p_label + g("log_prob") * (-self.margin).sigmoid() + constant
-        result = Coefficients(label, p_scale, a=(shared - g("log_prob")) * p_scale, one_hots=self._one_hots(upstream))
+        result = Coefficients(label, self.own.label, others.maximum, p_scale, one_hots=self._one_hots(upstream))
+        result.a = (shared - g("log_prob")) * p_scale
         if "log_complement" in upstream:
             weight = g("log_complement") * p_label
             result.a = known(result.a) + weight / others.total
@@ -220,6 +226,7 @@ class Summary:
         p_label, delta = self.margin.sigmoid(), known(self.label_gap) - self.partition_gap  # log p_y - log q_y
         result.shift = (self.own.others.maximum - reference.others.maximum) - self.partition_gap
         result.q_scale = (-_margin(reference)).sigmoid() / reference.others.total
+        result.reference_centre = reference.others.maximum
         if "reverse_kl" in upstream:
             value, g = self.reverse_kl(), upstream["reverse_kl"]
             result.v = g * result.p_scale

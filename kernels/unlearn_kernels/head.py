@@ -121,12 +121,10 @@ class HeadLogits:
         if self.transform.softcap is not None:
             out.tanh_().mul_(self.transform.outer)
 
-    def slope(self, centred: Tensor, maximum: Tensor) -> Tensor | None:
-        """Derivative of the soft cap, 1 - tanh^2."""
-        if self.transform.softcap is None:
-            return None
-        bent = (centred + maximum.unsqueeze(1)).mul_(1 / self.transform.outer)
-        return bent.square_().neg_().add_(1.0)
+    @property
+    def cap(self) -> float | None:
+        """Factor after the tanh of the soft cap, None where there is no cap."""
+        return None if self.transform.softcap is None else self.transform.outer
 
     def extra_buffers(self) -> int:
         """Tiles that this source takes beyond its caller's: the cap's slope, and the gradient in 16 bit."""

@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unlearn_kernels import arguments, engine, parallel
+from unlearn_kernels.backends import row_kernels
 from unlearn_kernels.head import HeadGradients, HeadLogits, Transform, logit_dtype
-from unlearn_kernels.passes import Pass
+from unlearn_kernels.passes import Pass, RowKernels
 from unlearn_kernels.statistics import (
     NEED_REFERENCE,
     NOT_DIFFERENTIABLE,
@@ -79,7 +80,7 @@ def linear_token_statistics(
             gradient of `hidden` is summed over the group.
         workspace_bytes: cap on temporary memory, kept tiles of logits included; default 128 MiB on a CPU and 512 MiB
             elsewhere. Gradients, and a converted block of 16-bit hidden states, come on top.
-        backend: "torch", or "auto" for the best that is available.
+        backend: "triton", "torch", or "auto" for Triton on a GPU and PyTorch elsewhere.
 
     Returns:
         A record of [N] tensors; fields not asked for are None.
@@ -101,7 +102,8 @@ def linear_token_statistics(
         inputs = _Inputs(hidden, weight, bias)
     index = arguments.labelled_rows(labels, ignore_index)
     kept_labels = (labels if index is None else labels[index]).long()
-    call = _Call(names, Transform(softcap, logit_scale, temperature), vocab_group, workspace_bytes)
+    kernels = row_kernels(backend, logit_dtype(hidden, weight), hidden.device)
+    call = _Call(names, Transform(softcap, logit_scale, temperature), vocab_group, workspace_bytes, kernels)
     trainable = any(x is not None and x.requires_grad for x in (hidden, weight, bias))
     with torch.autocast(hidden.device.type, enabled=False):
         if trainable and torch.is_grad_enabled() and not NOT_DIFFERENTIABLE.issuperset(names):
@@ -159,6 +161,7 @@ class _Call:
     transform: Transform
     group: dist.ProcessGroup | None
     workspace_bytes: int | None
+    kernels: RowKernels
 
 
 def _prepare(
@@ -173,7 +176,7 @@ def _prepare(
     tiling = plan(
         len(labels),
         len(weight),
-        buffers=engine.tile_buffers(call.statistics, reference is not None) + own.extra_buffers(),
+        buffers=call.kernels.tile_buffers(call.statistics, reference is not None) + own.extra_buffers(),
         logits=1 + keep_reference,
         column_bytes=sum(source.column_bytes() for source in sources),
         dtype=dtype,
@@ -185,7 +188,7 @@ def _prepare(
     if call.group is not None:
         offset, vocabulary = parallel.shard(len(weight), call.group, weight.device)
     arguments.check_label_range(labels, vocabulary)
-    return Pass(own, reference, labels - offset, tiling, dtype, offset, keep_reference), vocabulary
+    return Pass(own, reference, labels - offset, tiling, dtype, call.kernels, offset, keep_reference), vocabulary
 
 
 class _LinearTokenStatistics(torch.autograd.Function):
@@ -211,7 +214,7 @@ class _LinearTokenStatistics(torch.autograd.Function):
         own, reference = inputs.heads(ctx.call.transform, index, dtype)
         if REFERENCE_GRADIENT.isdisjoint(upstream):
             reference = None
-        run = Pass(own, reference, summary.labels - offset, tiling, dtype, offset)
+        run = Pass(own, reference, summary.labels - offset, tiling, dtype, ctx.call.kernels, offset)
         gradients = HeadGradients(own, tiling.rows, ctx.needs_input_grad[:3])
         with torch.autocast(inputs.hidden.device.type, enabled=False):
             engine.differentiate(run, summary, kept, upstream, gradients.add, ctx.call.transform.linear)

@@ -1,7 +1,7 @@
 """Token statistics from logits that somebody already has.
 
-The logits are read tile by tile and never copied whole; backward reads them again and writes their gradient, in their
-own dtype, once.
+The logits are read tile by tile, by Triton where they lie, and never copied whole; backward reads them again and writes
+their gradient, in their own dtype, once.
 
 Shapes: N tokens, V vocabulary.
 """
@@ -9,14 +9,17 @@ Shapes: N tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unlearn_kernels import arguments, engine
+from unlearn_kernels import arguments, engine, torch_rows
+from unlearn_kernels.backends import row_kernels
+from unlearn_kernels.fields import Summary, wanted_sums
 from unlearn_kernels.head import logit_dtype
-from unlearn_kernels.passes import Pass
+from unlearn_kernels.passes import Pass, RowKernels
 from unlearn_kernels.statistics import (
     NEED_REFERENCE,
     NOT_DIFFERENTIABLE,
@@ -49,7 +52,7 @@ def token_statistics(
         ignore_index: tokens with this label give 0 in every field and have no gradient; None promises that there are
             none (see `linear_token_statistics`).
         workspace_bytes: cap on temporary memory; default 128 MiB on a CPU and 512 MiB elsewhere.
-        backend: "torch", or "auto" for the best that is available.
+        backend: "triton", "torch", or "auto" for Triton on a GPU and PyTorch elsewhere.
 
     Returns:
         A record of [N] tensors; fields not asked for are None.
@@ -69,13 +72,13 @@ def token_statistics(
     kept_labels = (labels if index is None else labels[index]).long()
     arguments.check_label_range(kept_labels, logits.shape[1])
     reference = None if NEED_REFERENCE.isdisjoint(names) else reference_logits
+    call = _Call(names, workspace_bytes, row_kernels(backend, logit_dtype(logits), logits.device))
     with torch.autocast(logits.device.type, enabled=False):
         if logits.requires_grad and torch.is_grad_enabled() and not NOT_DIFFERENTIABLE.issuperset(names):
-            values = _TokenStatistics.apply(logits, reference, kept_labels, index, names, workspace_bytes)
+            values = _TokenStatistics.apply(logits, reference, kept_labels, index, call)
         else:
             with torch.no_grad():
-                run = _prepare(logits, reference, kept_labels, index, names, workspace_bytes)
-                summary, _ = engine.summarise(run, names, kept_labels, logits.shape[1], None)
+                summary = _summarise(logits, reference, kept_labels, index, call)
                 values = engine.values(summary, names, index, len(logits))
     return TokenStatistics(**dict(zip(names, values, strict=True)))
 
@@ -99,59 +102,87 @@ class GivenLogits:
         """Copy the logits of some tokens."""
         out.copy_(self.logits[rows if self.index is None else self.index[rows], self.columns])
 
-    def slope(self, centred: Tensor, maximum: Tensor) -> None:
-        """Given logits are final: there is no cap."""
-        return None
+    cap = None  # given logits are final
 
 
-def _prepare(
+class _Call(NamedTuple):
+    """Everything of a call that is not a tensor."""
+
+    statistics: tuple[str, ...]
+    workspace_bytes: int | None
+    kernels: RowKernels
+
+
+def _summarise(logits: Tensor, reference: Tensor | None, labels: Tensor, index: Tensor | None, call: _Call) -> Summary:
+    """Read all logits once: tile by tile, or where they lie."""
+    if call.kernels is torch_rows:
+        run = _prepare(logits, reference, labels, index, call)
+        return engine.summarise(run, call.statistics, labels, logits.shape[1], None)[0]
+    from unlearn_kernels import triton_rows
+
+    sides = triton_rows.summarise_rows(logits, reference, labels, 0, wanted_sums(call.statistics), index)
+    return Summary(*sides, labels, logits.shape[1])
+
+
+def _differentiate(
     logits: Tensor,
     reference: Tensor | None,
-    labels: Tensor,
+    summary: Summary,
     index: Tensor | None,
-    statistics: tuple[str, ...],
-    workspace_bytes: int | None,
-) -> Pass:
+    upstream: dict[str, Tensor],
+    call: _Call,
+) -> Tensor:
+    """Read all logits once more and write their gradient once, zeros for the tokens that were dropped."""
+    if call.kernels is torch_rows:
+        gradient = torch.empty_like(logits) if index is None else torch.zeros_like(logits)
+
+        def emit(columns: slice, rows: slice, tile: Tensor) -> None:
+            gradient[rows if index is None else index[rows], columns] = tile.to(logits.dtype)
+
+        engine.differentiate(_prepare(logits, reference, summary.labels, index, call), summary, [], upstream, emit)
+        return gradient
+    from unlearn_kernels import triton_rows
+
+    gradient = logits.new_empty(logits.shape) if index is None else logits.new_zeros(logits.shape)
+    coefficients = summary.coefficients({name: g.float() for name, g in upstream.items()})
+    triton_rows.differentiate_rows(gradient, logits, reference, summary.labels, 0, coefficients, None, index)
+    return gradient
+
+
+def _prepare(logits: Tensor, reference: Tensor | None, labels: Tensor, index: Tensor | None, call: _Call) -> Pass:
     dtype = logit_dtype(logits)
     tiling = plan(
         len(labels),
         logits.shape[1],
-        buffers=engine.tile_buffers(statistics, reference is not None) + 1,
+        buffers=call.kernels.tile_buffers(call.statistics, reference is not None) + 1,
         logits=1,
         column_bytes=0,
         dtype=dtype,
         device=logits.device,
-        workspace_bytes=workspace_bytes,
+        workspace_bytes=call.workspace_bytes,
         keep=False,
     )
     other = None if reference is None else GivenLogits(reference, index)
-    return Pass(GivenLogits(logits, index), other, labels, tiling, dtype)
+    return Pass(GivenLogits(logits, index), other, labels, tiling, dtype, call.kernels)
 
 
 class _TokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, reference, labels, index, statistics, workspace_bytes):
-        run = _prepare(logits, reference, labels, index, statistics, workspace_bytes)
-        summary, _ = engine.summarise(run, statistics, labels, logits.shape[1], None)
+    def forward(ctx, logits, reference, labels, index, call):
+        summary = _summarise(logits, reference, labels, index, call)
         ctx.save_for_backward(logits, reference, index, *engine.pack(summary, []))
-        ctx.statistics, ctx.workspace_bytes = statistics, workspace_bytes
+        ctx.call = call
         ctx.set_materialize_grads(False)
-        return engine.mark(ctx, engine.values(summary, statistics, index, len(logits)), statistics)
+        return engine.mark(ctx, engine.values(summary, call.statistics, index, len(logits)), call.statistics)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
         logits, reference, index, *saved = ctx.saved_tensors
         summary, _ = engine.unpack(saved, logits.shape[1])
-        upstream = engine.upstream(ctx.statistics, grads, index)
+        upstream = engine.upstream(ctx.call.statistics, grads, index)
         if REFERENCE_GRADIENT.isdisjoint(upstream):
             reference = None
-        run = _prepare(logits, reference, summary.labels, index, ctx.statistics, ctx.workspace_bytes)
-        gradient = torch.empty_like(logits) if index is None else torch.zeros_like(logits)
-
-        def emit(columns: slice, rows: slice, tile: Tensor) -> None:
-            gradient[rows if index is None else index[rows], columns] = tile.to(logits.dtype)
-
         with torch.autocast(logits.device.type, enabled=False):
-            engine.differentiate(run, summary, [], upstream, emit)
-        return gradient, None, None, None, None, None
+            gradient = _differentiate(logits, reference, summary, index, upstream, ctx.call)
+        return gradient, None, None, None, None

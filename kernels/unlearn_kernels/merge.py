@@ -85,6 +85,16 @@ class Side:
     others: Partial
     label: Tensor
 
+    def tensors(self) -> list[Tensor | None]:
+        """The fields of `others` in order and `label`, to save or to send."""
+        return [*self.others.tensors(), self.label]
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor | None]) -> Side:
+        """Undo `tensors`."""
+        *others, label = tensors
+        return Side(Partial.of(others), known(label))
+
 
 def known(x: Tensor | None) -> Tensor:
     """Return a tensor that was asked for and hence is there."""
@@ -117,6 +127,11 @@ def merge(a: Partial, b: Partial) -> Partial:
         winner = torch.where(b.maximum > a.maximum, b.index, torch.minimum(a.index, b.index))
         merged.index = torch.where(a.maximum > b.maximum, a.index, winner)
     return merged
+
+
+def merge_sides(a: Side, b: Side) -> Side:
+    """Merge what is known of two disjoint sets of columns."""
+    return Side(merge(a.others, b.others), torch.maximum(a.label, b.label))
 
 
 def single(like: Partial, logit: Tensor, gap: Tensor | None, index: Tensor) -> Partial:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unlearn_kernels.merge import Partial, Side, merge
+from unlearn_kernels.merge import Side, merge_sides
 
 
 def shard(rows: int, group: dist.ProcessGroup, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -38,24 +38,19 @@ def merge_ranks(own: Side, reference: Side | None, group: dist.ProcessGroup) -> 
         group: the tensor-parallel group.
     """
     sides = [own] if reference is None else [own, reference]
-    flat = [x for side in sides for x in (*side.others.tensors(), side.label)]
+    flat = [x for side in sides for x in side.tensors()]
     present = [x for x in flat if x is not None]
     packed = torch.stack([x.double() for x in present])  # float64 holds every float32 and every column index exactly
     merged: list[Side] = []
     for rank in _gather(packed, group):
         values = iter([x.to(like.dtype) for x, like in zip(rank, present, strict=True)])
         received = [_receive(side, values) for side in sides]
-        merged = [_join(a, b) for a, b in zip(merged, received, strict=True)] if merged else received
+        merged = [merge_sides(a, b) for a, b in zip(merged, received, strict=True)] if merged else received
     return merged[0], merged[1] if len(merged) > 1 else None
 
 
 def _receive(like: Side, values: Iterator[Tensor]) -> Side:
-    others = Partial.of([None if x is None else next(values) for x in like.others.tensors()])
-    return Side(others, next(values))
-
-
-def _join(a: Side, b: Side) -> Side:
-    return Side(merge(a.others, b.others), torch.maximum(a.label, b.label))
+    return Side.of([None if x is None else next(values) for x in like.tensors()])
 
 
 def _gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:

@@ -1,7 +1,8 @@
 """The two passes over tiles of logits: sums forward, gradients backward.
 
 A pass does not know where logits come from: a `Source` forms them tile by tile, from hidden states and a head
-(`head.py`) or from logits that somebody already has (`logits.py`).
+(`head.py`) or from logits that somebody already has (`logits.py`). Nor what is done with them: `RowKernels` reduce a
+tile and form its gradient, in PyTorch (`torch_rows.py`) or in Triton (`triton_rows.py`).
 
 Shapes: N tokens, V vocabulary; a tile is [rows, columns].
 """
@@ -15,8 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unlearn_kernels.fields import Coefficients, Summary
-from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, accumulate_gap, centre_, known, merge
+from unlearn_kernels.fields import Coefficients
+from unlearn_kernels.merge import Side, Wants, known, merge_sides
 from unlearn_kernels.tiles import Buffers, Tiling
 
 
@@ -29,8 +30,41 @@ class Source(Protocol):
     def form(self, rows: slice, out: Tensor) -> None:
         """Write the logits of some tokens over the selected slice into `out`."""
 
-    def slope(self, centred: Tensor, maximum: Tensor) -> Tensor | None:
-        """Derivative of the soft cap at the logits centred + maximum, in a new tensor; None where there is no cap."""
+    @property
+    def cap(self) -> float | None:
+        """Factor after the tanh of the soft cap, None where there is no cap."""
+
+
+class RowKernels(Protocol):
+    """What a backend does with a tile of logits; see `torch_rows.py` for what the arguments mean."""
+
+    def tile_buffers(self, statistics: tuple[str, ...], has_reference: bool) -> int:
+        """Tile-sized buffers that both operations take at most, the tiles' own among them."""
+
+    def summarise_tile(
+        self,
+        tile: Tensor,
+        other: Tensor | None,
+        labels: Tensor,
+        start: int,
+        wants: tuple[Wants, Wants],
+        buffers: Buffers,
+    ) -> tuple[Side, Side | None]:
+        """Reduce a tile of the model's logits and of the reference's, which may be centred in place."""
+
+    def differentiate_tile(
+        self,
+        tile: Tensor,
+        centre: Tensor | None,
+        other: Tensor | None,
+        other_centre: Tensor | None,
+        labels: Tensor,
+        start: int,
+        part: Coefficients,
+        cap: float | None,
+        buffers: Buffers,
+    ) -> Tensor:
+        """Form the gradient of a tile of logits."""
 
 
 @dataclass
@@ -43,6 +77,7 @@ class Pass:
         labels: y counted from this shard's first column, [N].
         tiling: the tiles.
         dtype: dtype of the tiles.
+        kernels: the backend's operations on a tile.
         offset: first column of this shard within the vocabulary.
         keep_reference: whether backward will need the reference's logits too.
     """
@@ -52,6 +87,7 @@ class Pass:
     labels: Tensor
     tiling: Tiling
     dtype: torch.dtype
+    kernels: RowKernels
     offset: int | Tensor = 0
     keep_reference: bool = False
 
@@ -64,13 +100,19 @@ class Pass:
             for j, rows in enumerate(self.tiling.rows):
                 yield i, columns, j, rows
 
-    def buffers(self, count: int) -> Buffers:
+    def buffers(self) -> Buffers:
         """New scratch tiles."""
-        return Buffers(count, self.tiling.elements, self.dtype, self.labels.device)
+        return Buffers(self.tiling.elements, self.dtype, self.labels.device)
 
-    def new_tile(self, rows: int, columns: int) -> Tensor:
-        """A tile to keep."""
-        return torch.empty(rows, columns, dtype=self.dtype, device=self.labels.device)
+    def form(self, source: Source, rows: slice, columns: slice, buffers: Buffers | None, number: int) -> Tensor:
+        """The logits of some tokens over the selected slice, in a scratch tile or (without any) in one to keep."""
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        if buffers is None:
+            tile = torch.empty(shape, dtype=self.dtype, device=self.labels.device)
+        else:
+            tile = buffers.tile(number, *shape)
+        source.form(rows, tile)
+        return tile
 
 
 def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | None, list[Tensor]]:
@@ -81,71 +123,51 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
         wants: sums to take of the model's and of the reference's logits.
 
     Returns:
-        What is known of the model's and of the reference's logits, and the kept tiles: centred logits and their
-        centres, in the order of `Pass.tiles`, all of the model's before all of the reference's.
+        What is known of the model's and of the reference's logits, and the kept tiles: what `summarise_tile` left of
+        the logits, and their maxima, in the order of `Pass.tiles`, all of the model's before all of the reference's.
     """
-    buffers = run.buffers(2 if run.reference is None else 5)
-    own, reference = _Collector(run, run.own, wants[0]), None
-    if run.reference is not None:
-        reference = _Collector(run, run.reference, wants[1])
+    buffers = run.buffers()
+    blocks: list[tuple[Side, Side | None] | None] = [None] * len(run.tiling.rows)
     kept: list[Tensor] = []
     kept_reference: list[Tensor] = []
     for number, columns, block, rows in run.tiles():
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-        label = Column(run.labels[rows], columns.start, shape[1])
-        keep = number < run.tiling.kept
-        tile = run.new_tile(*shape) if keep else buffers.tile(0, *shape)
-        partial = own.centre(tile, label, rows, columns)
-        kept += [tile, partial.maximum] if keep else []
-        work = buffers.tile(1, *shape)
-        if reference is None:
-            accumulate(partial, tile, label, wants[0], work)
-        else:
-            keep = keep and run.keep_reference
-            other = run.new_tile(*shape) if keep else buffers.tile(2, *shape)
-            second = reference.centre(other, label, rows, columns)
-            kept_reference += [other, second.maximum] if keep else []
-            difference = torch.sub(tile, other, out=buffers.tile(3, *shape))
-            shift = partial.maximum - second.maximum
-            for part, centred, want in ((partial, tile, wants[0]), (second, other, wants[1])):
-                weights = accumulate(part, centred, label, want, work)
-                accumulate_gap(part, weights, difference, shift, want, buffers.tile(4, *shape))
-            reference.merge(block, second)
-        own.merge(block, partial)
-    return own.result(), None if reference is None else reference.result(), kept + kept_reference
+        keep, other = number < run.tiling.kept, None
+        keep_reference = keep and run.keep_reference
+        tile = run.form(run.own, rows, columns, None if keep else buffers, 0)
+        if run.reference is not None:
+            other = run.form(run.reference, rows, columns, None if keep_reference else buffers, 1)
+        own, reference = run.kernels.summarise_tile(tile, other, run.labels[rows], columns.start, wants, buffers)
+        kept += [tile, own.others.maximum] if keep else []
+        if reference is not None and other is not None and keep_reference:
+            kept_reference += [other, reference.others.maximum]
+        before = blocks[block]
+        blocks[block] = (own, reference) if before is None else _merge(before, (own, reference))
+    own, reference = _join([block for block in blocks if block is not None], run.offset)
+    return own, reference, kept + kept_reference
 
 
-class _Collector:
-    """Merges the Partials of one model's tiles, block of tokens by block."""
+def _merge(a: tuple[Side, Side | None], b: tuple[Side, Side | None]) -> tuple[Side, Side | None]:
+    return merge_sides(a[0], b[0]), None if a[1] is None or b[1] is None else merge_sides(a[1], b[1])
 
-    def __init__(self, run: Pass, source: Source, want: Wants):
-        self.run, self.source, self.want = run, source, want
-        self.label = torch.full(run.labels.shape, float("-inf"), dtype=run.dtype, device=run.labels.device)
-        self.blocks: list[Partial | None] = [None] * len(run.tiling.rows)
 
-    def centre(self, tile: Tensor, label: Column, rows: slice, columns: slice) -> Partial:
-        """Form a tile, note the label's logits and centre it."""
-        self.source.form(rows, tile)
-        self.label[rows] = label.read(tile, self.label[rows])
-        return centre_(tile, label, columns.start + self.run.offset, self.want)
+def _join(blocks: list[tuple[Side, Side | None]], offset: int | Tensor) -> tuple[Side, Side | None]:
+    """Put the blocks of tokens end to end, and count columns over all ranks."""
+    own = _end_to_end([own for own, _ in blocks])
+    if own.others.index is not None:
+        own.others.index = own.others.index + offset
+    references = [reference for _, reference in blocks if reference is not None]
+    return own, _end_to_end(references) if references else None
 
-    def merge(self, block: int, partial: Partial) -> None:
-        """Add the sums of one tile to its block's."""
-        before = self.blocks[block]
-        self.blocks[block] = partial if before is None else merge(before, partial)
 
-    def result(self) -> Side:
-        """The sums over all columns, of all tokens."""
-        parts = [block.tensors() for block in self.blocks if block is not None]
-        columns = zip(*parts, strict=True)
-        return Side(
-            Partial.of([None if x[0] is None else torch.cat([known(y) for y in x]) for x in columns]), self.label
-        )
+def _end_to_end(sides: list[Side]) -> Side:
+    if len(sides) == 1:
+        return sides[0]
+    columns = zip(*(side.tensors() for side in sides), strict=True)
+    return Side.of([None if column[0] is None else torch.cat([known(x) for x in column]) for column in columns])
 
 
 def backward_pass(
     run: Pass,
-    summary: Summary,
     coefficients: Coefficients,
     kept: Sequence[Tensor],
     emit: Callable[[slice, slice, Tensor], None],
@@ -154,73 +176,31 @@ def backward_pass(
 
     Args:
         run: sources, labels and tiles, as in forward.
-        summary: what forward found.
-        coefficients: the combined upstream gradients.
+        coefficients: the combined upstream gradients; columns of its one-hots are global.
         kept: the kept tiles and their centres.
         emit: called with (columns, rows, gradient); the gradient's memory is used again afterwards.
     """
-    buffers = run.buffers(2 if run.reference is None else 4)
+    buffers = run.buffers()
     split = 2 * run.tiling.kept * len(run.tiling.rows)
     own_kept, reference_kept = iter(kept[:split]), iter(kept[split:])
-
-    def centred(source: Source, number: int, maximum: Tensor, saved: Iterator[Tensor]) -> Tensor:
-        out = buffers.tile(number, len(maximum), width)
-        if keep:
-            return torch.add(next(saved), (next(saved) - maximum).unsqueeze(1), out=out)
-        source.form(rows, out)
-        return out.sub_(maximum.unsqueeze(1))
-
+    coefficients.one_hots = [(index - run.offset, value) for index, value in coefficients.one_hots]
     for number, columns, _, rows in run.tiles():
-        keep, width, part = number < run.tiling.kept, columns.stop - columns.start, coefficients.rows(rows)
-        maximum = summary.own.others.maximum[rows]
-        tile, work = centred(run.own, 0, maximum, own_kept), buffers.tile(1, len(maximum), width)
-        label = Column(run.labels[rows], columns.start, width)
-        label.fill_(tile, summary.own.label[rows] - maximum)
-        slope = run.own.slope(tile, maximum)
-        if run.reference is None or summary.reference is None:
-            _own_gradient(tile, part, work)
-        else:
-            other = centred(run.reference, 2, summary.reference.others.maximum[rows], reference_kept)
-            _gradient_with_reference(tile, other, part, work, buffers.tile(3, len(maximum), width))
-        if part.c is not None:
-            tile.add_(part.c.unsqueeze(1))
-        label.fill_(tile, part.label)
-        for index, value in part.one_hots:
-            Column(index - run.offset, columns.start, width).add_(tile, value)
-        emit(columns, rows, tile if slope is None else tile.mul_(slope))
-
-
-def _own_gradient(tile: Tensor, part: Coefficients, work: Tensor) -> None:
-    """Replace centred logits d by e^d (a + b d)."""
-    if part.a is None:
-        tile.zero_()
-    elif part.b is None:
-        tile.exp_().mul_(part.a.unsqueeze(1))
-    else:
-        torch.mul(tile, part.b.unsqueeze(1), out=work).add_(part.a.unsqueeze(1))
-        tile.exp_().mul_(work)
-
-
-def _gradient_with_reference(tile: Tensor, other: Tensor, part: Coefficients, work: Tensor, delta: Tensor) -> None:
-    """Replace centred logits d by e^d (a + b d + v delta) + k (p - q), with p - q = (p + q) tanh(delta / 2).
-
-    The identity is the expm1 of the log ratio without its overflow: exact where p and q are close, bounded where not.
-    """
-    if part.v is None and part.k is None:
-        return _own_gradient(tile, part, work)
-    torch.sub(tile, other, out=delta).add_(known(part.shift).unsqueeze(1))
-    if part.a is not None:
-        work.copy_(part.a.unsqueeze(1))
-        for factor, operand in ((part.b, tile), (part.v, delta)):
-            if factor is not None:
-                work.addcmul_(factor.unsqueeze(1), operand)
-    tile.exp_()
-    if part.a is not None:
-        work.mul_(tile)
-    if part.k is None:
-        tile.copy_(work)
-        return
-    tile.mul_(part.p_scale.unsqueeze(1)).add_(other.exp_().mul_(known(part.q_scale).unsqueeze(1)))
-    tile.mul_(delta.mul_(0.5).tanh_().mul_(part.k.unsqueeze(1)))
-    if part.a is not None:
-        tile.add_(work)
+        keep, other, other_centre = number < run.tiling.kept, None, None
+        tile, centre = (
+            (next(own_kept), next(own_kept)) if keep else (run.form(run.own, rows, columns, buffers, 0), None)
+        )
+        if run.reference is not None:
+            other = next(reference_kept) if keep else run.form(run.reference, rows, columns, buffers, 1)
+            other_centre = next(reference_kept) if keep else None
+        gradient = run.kernels.differentiate_tile(
+            tile,
+            centre,
+            other,
+            other_centre,
+            run.labels[rows],
+            columns.start,
+            coefficients.rows(rows),
+            run.own.cap,
+            buffers,
+        )
+        emit(columns, rows, gradient)

@@ -1,6 +1,6 @@
 """Triton kernels over rows of logits: the sums of `merge.py` forward, the gradient formula of `fields.py` backward.
 
-Each logit is read once, in its own dtype, and summed in float32. What was not asked for is compiled out. A program handles
+Each logit is read once, in its own dtype, and summed in float32. What was not asked for is compiled out. A program has
 one row forward and a block of one backward. Nothing here knows of hidden states or fields, or synchronises.
 
 Shapes: N tokens, M rows of logits of which N count, C columns of a slice of the vocabulary.
@@ -122,7 +122,7 @@ def _sums_kernel(
     _store(sums, 5, tokens, second)
     _store(sums, 6, tokens, gap)
     if INDEX:
-        tl.store(indices + token, index.to(tl.int64) + start)
+        tl.store(indices + token, start + index)
     if reference is not None:
         _store(sums, 7, tokens, tl.load(reference + label, mask=label >= 0, other=-float("inf")).to(tl.float32))
         _store(sums, 8, tokens, r_maximum)

@@ -97,20 +97,22 @@ def restore(x: Tensor, index: Tensor | None, tokens: int) -> Tensor:
 
 
 class Buffers:
-    """Scratch tiles, allocated once a pass and handed out as contiguous views.
+    """Scratch tiles, each allocated when first asked for and handed out as contiguous views.
 
     Args:
-        count: number of scratch tiles.
         elements: size of each.
         dtype: dtype of the tiles.
         device: where they live.
     """
 
-    def __init__(self, count: int, elements: int, dtype: torch.dtype, device: torch.device):
-        self.storage = [torch.empty(elements, dtype=dtype, device=device) for _ in range(count)]
+    def __init__(self, elements: int, dtype: torch.dtype, device: torch.device):
+        self.elements, self.dtype, self.device = elements, dtype, device
+        self.storage: dict[int, Tensor] = {}
 
     def tile(self, number: int, rows: int, columns: int) -> Tensor:
         """Scratch tile `number` as [rows, columns], its contents arbitrary."""
+        if number not in self.storage:
+            self.storage[number] = torch.empty(self.elements, dtype=self.dtype, device=self.device)
         return self.storage[number][: rows * columns].view(rows, columns)
 
 

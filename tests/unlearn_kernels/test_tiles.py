@@ -74,6 +74,6 @@ def test_restore_puts_rows_back():
 
 
 def test_buffers_hand_out_views_of_the_same_memory():
-    buffers = Buffers(2, 12, torch.float32, torch.device("cpu"))
+    buffers = Buffers(12, torch.float32, torch.device("cpu"))
     assert buffers.tile(0, 3, 4).data_ptr() == buffers.tile(0, 2, 2).data_ptr() != buffers.tile(1, 3, 4).data_ptr()
     assert buffers.tile(1, 2, 3).is_contiguous()

@@ -1,0 +1,142 @@
+"""The two operations on a tile of logits in PyTorch: sums forward, gradient backward.
+
+The tile is centred in place, and every elementwise step runs in place or in a scratch tile.
+
+Shapes: N tokens, C columns of the tile.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unlearn_kernels.fields import Coefficients
+from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, accumulate_gap, centre_, known
+from unlearn_kernels.tiles import Buffers
+
+
+def tile_buffers(statistics: tuple[str, ...], has_reference: bool) -> int:
+    """Tile-sized buffers at most: the tiles, scratch, and temporaries of the first and second moments."""
+    moments = (
+        2 if "log_prob_variance" in statistics else int(bool({"entropy", "reference_cross_entropy"} & {*statistics}))
+    )
+    return (5 if has_reference else 2) + moments
+
+
+def summarise_tile(
+    tile: Tensor, other: Tensor | None, labels: Tensor, start: int, wants: tuple[Wants, Wants], buffers: Buffers
+) -> tuple[Side, Side | None]:
+    """Reduce a tile of logits, and the reference's, and centre both in place on their Partials' maxima.
+
+    Args:
+        tile: the model's logits, [N, C].
+        other: the reference's, or None.
+        labels: y counted as `start` is; it may lie outside the tile, [N].
+        start: first column of the tile.
+        wants: sums to take of the model's and of the reference's logits.
+        buffers: scratch tiles; 0 and 1 hold `tile` and `other`.
+    """
+    label = Column(labels, start, tile.shape[1])
+    own = _centre(tile, label, start, wants[0])
+    work = buffers.tile(2, *tile.shape)
+    if other is None:
+        accumulate(own.others, tile, label, wants[0], work)
+        return own, None
+    reference = _centre(other, label, start, wants[1])
+    difference = torch.sub(tile, other, out=buffers.tile(3, *tile.shape))
+    shift = own.others.maximum - reference.others.maximum
+    for part, centred, want in ((own.others, tile, wants[0]), (reference.others, other, wants[1])):
+        weights = accumulate(part, centred, label, want, work)
+        accumulate_gap(part, weights, difference, shift, want, buffers.tile(4, *tile.shape))
+    return own, reference
+
+
+def _centre(tile: Tensor, label: Column, start: int, want: Wants) -> Side:
+    logit = label.read(tile, tile.new_full((len(tile),), float("-inf")))
+    partial: Partial = centre_(tile, label, start, want)
+    return Side(partial, logit)
+
+
+def differentiate_tile(
+    tile: Tensor,
+    centre: Tensor | None,
+    other: Tensor | None,
+    other_centre: Tensor | None,
+    labels: Tensor,
+    start: int,
+    part: Coefficients,
+    cap: float | None,
+    buffers: Buffers,
+) -> Tensor:
+    """Form the gradient of a tile of logits in buffer 0, and return it.
+
+    Args:
+        tile: the model's logits, perhaps in buffer 0, or what `summarise_tile` left of them, [N, C].
+        centre: None for logits; else the maximum that `summarise_tile` found, [N].
+        other: the reference's, perhaps in buffer 1, or None.
+        other_centre: the reference's `centre`.
+        labels: y counted as `start` is, [N].
+        start: first column of the tile.
+        part: the numbers of the gradient formula; columns of the one-hots are counted as `start` is.
+        cap: factor after the tanh of the soft cap, or None.
+        buffers: scratch tiles.
+    """
+    shape = tile.shape
+    d = _recentred(tile, centre, part.centre, buffers.tile(0, *shape))
+    work, label = buffers.tile(2, *shape), Column(labels, start, shape[1])
+    label.fill_(d, part.label_logit - part.centre)
+    slope = None if cap is None else _slope(d, part.centre, cap)
+    if other is None or (part.v is None and part.k is None):
+        _own_gradient(d, part, work)
+    else:
+        r = _recentred(other, other_centre, known(part.reference_centre), buffers.tile(1, *shape))
+        _gradient_with_reference(d, r, part, work, buffers.tile(3, *shape))
+    if part.c is not None:
+        d.add_(part.c.unsqueeze(1))
+    label.fill_(d, part.label)
+    for column, value in part.one_hots:
+        Column(column, start, shape[1]).add_(d, value)
+    return d if slope is None else d.mul_(slope)
+
+
+def _recentred(tile: Tensor, old: Tensor | None, new: Tensor, out: Tensor) -> Tensor:
+    return torch.sub(tile, (new if old is None else new - old).unsqueeze(1), out=out)
+
+
+def _slope(centred: Tensor, centre: Tensor, cap: float) -> Tensor:
+    """Derivative of the soft cap, 1 - tanh^2."""
+    return (centred + centre.unsqueeze(1)).mul_(1 / cap).square_().neg_().add_(1.0)
+
+
+def _own_gradient(tile: Tensor, part: Coefficients, work: Tensor) -> None:
+    """Replace centred logits d by e^d (a + b d)."""
+    if part.a is None:
+        tile.zero_()
+    elif part.b is None:
+        tile.exp_().mul_(part.a.unsqueeze(1))
+    else:
+        torch.mul(tile, part.b.unsqueeze(1), out=work).add_(part.a.unsqueeze(1))
+        tile.exp_().mul_(work)
+
+
+def _gradient_with_reference(tile: Tensor, other: Tensor, part: Coefficients, work: Tensor, delta: Tensor) -> None:
+    """Replace centred logits d by e^d (a + b d + v delta) + k (p - q), with p - q = (p + q) tanh(delta / 2).
+
+    The identity is the expm1 of the log ratio without its overflow: exact where p and q are close, bounded where not.
+    """
+    torch.sub(tile, other, out=delta).add_(known(part.shift).unsqueeze(1))
+    if part.a is not None:
+        work.copy_(part.a.unsqueeze(1))
+        for factor, operand in ((part.b, tile), (part.v, delta)):
+            if factor is not None:
+                work.addcmul_(factor.unsqueeze(1), operand)
+    tile.exp_()
+    if part.a is not None:
+        work.mul_(tile)
+    if part.k is None:
+        tile.copy_(work)
+        return
+    tile.mul_(part.p_scale.unsqueeze(1)).add_(other.exp_().mul_(known(part.q_scale).unsqueeze(1)))
+    tile.mul_(delta.mul_(0.5).tanh_().mul_(part.k.unsqueeze(1)))
+    if part.a is not None:
+        tile.add_(work)
