@@ -17,8 +17,9 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # of float32: the maximum over no column at all
 TINY = tl.constexpr(1.1754943508222875e-38)
 
-# (columns up to, columns a program handles at once, warps); two rows of more than 4096 columns would spill registers
-BLOCKS = ((1024, 1024, 4), (None, 4096, 8))
+# (columns up to, columns a program handles at once, warps): 8 logits a thread keep 32 registers for the commonest fields
+# and so every warp of a multiprocessor busy; with 16, three kernels of many fields spill on sm_100
+BLOCKS = ((1024, 1024, 4), (None, 2048, 8))
 
 
 @triton.jit
@@ -68,6 +69,12 @@ def _moments(total, first, second, shift, d, e, FIRST: tl.constexpr, SECOND: tl.
 
 
 @triton.jit
+def _gap(gap, total, shift, moved, e, difference):
+    """Add a block to sum e (z - r - centre), the centre having moved, where z - r far from 0 loses no digits."""
+    return (gap + total * moved) * _exp(shift) + tl.sum(e * difference, 0)
+
+
+@triton.jit
 def _store(sums, slot: tl.constexpr, tokens, value):
     tl.store(sums + slot * tokens.to(tl.int64), value)
 
@@ -95,24 +102,26 @@ def _sums_kernel(
         counted = inside & (column != label)
         z = tl.load(logits + column, mask=inside, other=0.0).to(tl.float32)
         new, shift, d, e = _centre(z, counted, maximum)
-        total, first, second = _moments(total, first, second, shift, d, e, FIRST, SECOND)
         if LOGIT_SUM:
             logit_sum += tl.sum(tl.where(counted, z, 0.0), 0)
         if INDEX:
             here = tl.min(tl.where(counted & (z == new), column, columns), 0)
             index = tl.where((new > maximum) & (here < columns), here, index)
-        maximum = new
         if reference is not None:
             r = tl.load(reference + column, mask=inside, other=0.0).to(tl.float32)
             r_new, r_shift, r_d, r_e = _centre(r, counted, r_maximum)
-            r_total, r_first, _ = _moments(r_total, r_first, 0.0, r_shift, r_d, r_e, REFERENCE_FIRST, False)
-            r_maximum = r_new
+            centre = new - r_new
+            moved = (maximum - r_maximum) - centre
             if GAP:
-                gap = gap * _exp(shift) + tl.sum(e * (z - r), 0)
+                gap = _gap(gap, total, shift, moved, e, (z - r) - centre)
             if REFERENCE_GAP:
-                r_gap = r_gap * _exp(r_shift) + tl.sum(r_e * (z - r), 0)
+                r_gap = _gap(r_gap, r_total, r_shift, moved, r_e, (z - r) - centre)
             if EXCESS:
                 excess = excess * _exp(r_shift) + tl.sum(r_e * _expm1(z - r), 0)
+            r_total, r_first, _ = _moments(r_total, r_first, 0.0, r_shift, r_d, r_e, REFERENCE_FIRST, False)
+            r_maximum = r_new
+        total, first, second = _moments(total, first, second, shift, d, e, FIRST, SECOND)
+        maximum = new
     sums += token
     _store(sums, 0, tokens, tl.load(logits + label, mask=label >= 0, other=-float("inf")).to(tl.float32))
     _store(sums, 1, tokens, maximum)
@@ -120,7 +129,7 @@ def _sums_kernel(
     _store(sums, 3, tokens, logit_sum)
     _store(sums, 4, tokens, first)
     _store(sums, 5, tokens, second)
-    _store(sums, 6, tokens, gap)
+    _store(sums, 6, tokens, gap + total * (maximum - r_maximum) if GAP else gap)
     if INDEX:
         tl.store(indices + token, start + index)
     if reference is not None:
@@ -128,7 +137,7 @@ def _sums_kernel(
         _store(sums, 8, tokens, r_maximum)
         _store(sums, 9, tokens, r_total)
         _store(sums, 10, tokens, r_first)
-        _store(sums, 11, tokens, r_gap)
+        _store(sums, 11, tokens, r_gap + r_total * (maximum - r_maximum) if REFERENCE_GAP else r_gap)
         _store(sums, 12, tokens, excess)
 
 
