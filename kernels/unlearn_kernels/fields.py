@@ -11,9 +11,9 @@ z_y - log sum_{v != y} exp(z_v), never from 1 - exp(log_prob).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,21 @@ def wanted_sums(statistics: tuple[str, ...]) -> tuple[Wants, Wants]:
     cross = "reference_cross_entropy" in names
     forward = cross or "reference_kl" in names
     return own, Wants(first=cross, gap=forward, excess=forward or "reverse_kl" in names)
+
+
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """A `functools.cached_property` without its lock (of Python < 3.12), which torch.compile cannot trace."""
+
+    def __init__(self, function: Callable[..., T]):
+        self.function, self.name = function, function.__name__
+
+    def __get__(self, instance: object, owner: type) -> T:
+        value = self.function(instance)
+        setattr(instance, self.name, value)
+        return value
 
 
 @dataclass
@@ -95,17 +110,17 @@ class Summary:
     labels: Tensor
     vocabulary: int | Tensor
 
-    @cached_property
+    @_Once
     def label_gap(self) -> Tensor | None:
         """z_y - r_y."""
         return None if self.reference is None else self.own.label - self.reference.label
 
-    @cached_property
+    @_Once
     def p(self) -> Partial:
         """Sums of the model over the whole vocabulary."""
         return self._with_label(self.own)
 
-    @cached_property
+    @_Once
     def q(self) -> Partial:
         """Sums of the reference over the whole vocabulary."""
         assert self.reference is not None
@@ -114,12 +129,12 @@ class Summary:
     def _with_label(self, side: Side) -> Partial:
         return merge(side.others, single(side.others, side.label, self.label_gap, self.labels))
 
-    @cached_property
+    @_Once
     def margin(self) -> Tensor:
         """z_y - log sum_{v != y} exp(z_v) = log(p_y / (1 - p_y))."""
         return _margin(self.own)
 
-    @cached_property
+    @_Once
     def partition_gap(self) -> Tensor:
         """The difference log sum exp(z) - log sum exp(r), as log E_q[exp(z - r)] where the models are close.
 

@@ -14,6 +14,9 @@ from unlearn_kernels.fields import Coefficients
 from unlearn_kernels.merge import Partial, Side, Wants
 from unlearn_kernels.tiles import Buffers
 
+OWN_SUMS = ("logit_sum", "first", "second", "gap")
+REFERENCE_SUMS = ("reference_first", "reference_gap", "excess")
+
 
 def tile_buffers(statistics: tuple[str, ...], has_reference: bool) -> int:
     """Tile-sized buffers: the tiles alone."""
@@ -45,18 +48,18 @@ def summarise_rows(
         wants: sums to take of the model's and of the reference's logits.
         rows: the tokens' rows, [N]; None for all.
     """
-    own, other = wants
-    flags = (own.logit_sum, own.first, own.second, own.gap, own.index, other.first, other.gap, other.excess)
+    flags = sums_of(wants)
     logits, reference = _unit_stride(logits), None if reference is None else _unit_stride(reference)
-    sums, index = kernels.row_sums(logits, reference, labels, rows, start, *flags)
+    sums, index = kernels.row_sums(logits, reference, labels, rows, start, **flags)
     label, maximum, total, *optional = sums[:7].unbind()
-    logit_sum, first, second, gap = (x if flag else None for x, flag in zip(optional, flags, strict=False))
-    side = Side(Partial(maximum, total, logit_sum, first, second, gap, None, index if own.index else None), label)
+    taken = {name: x for name, x in zip(OWN_SUMS, optional, strict=True) if flags[name]}
+    side = Side(Partial(maximum, total, **taken, index=index if flags["index"] else None), label)
     if reference is None:
         return side, None
     label, maximum, total, *optional = sums[7:].unbind()
-    first, gap, excess = (x if flag else None for x, flag in zip(optional, flags[5:], strict=True))
-    return side, Side(Partial(maximum, total, None, first, None, gap, excess), label)
+    pairs = zip(REFERENCE_SUMS, optional, strict=True)
+    taken = {name.removeprefix("reference_"): x for name, x in pairs if flags[name]}
+    return side, Side(Partial(maximum, total, **taken), label)
 
 
 def differentiate_tile(
@@ -98,16 +101,48 @@ def differentiate_rows(
         cap: factor after the tanh of the soft cap, or None.
         rows: the tokens' rows, [N]; None for all.
     """
-    hots: list[Tensor | None] = [x for pair in part.one_hots for x in pair]
-    hots += [None] * (4 - len(hots))
-    ratio: tuple[Tensor | None, ...] = (None, None)
-    if part.k is not None:
-        ratio = (part.p_scale, part.q_scale)
     if part.k is None and part.v is None:
         reference = None
     logits, reference = (None if x is None else _unit_stride(x) for x in (logits, reference))
-    terms = (part.a, part.b, part.c, part.v, part.k, part.shift, *ratio, part.reference_centre)
-    kernels.row_gradient(out, logits, reference, labels, rows, start, cap, part.centre, part.label, *terms, *hots)
+    kernels.row_gradient(out, logits, reference, labels, rows, start, cap, **vectors(part))
+
+
+def vectors(part: Coefficients) -> dict[str, Tensor | None]:
+    """The numbers a token that the gradient kernel takes, by its names; None compiles a term out."""
+    hots = [*part.one_hots, (None, None), (None, None)][:2]
+    both = part.k is not None
+    return {
+        "maximum": part.centre,
+        "label_gradient": part.label,
+        "a": part.a,
+        "b": part.b,
+        "c": part.c,
+        "v": part.v,
+        "k": part.k,
+        "shift": part.shift,
+        "p_scale": part.p_scale if both else None,
+        "q_scale": part.q_scale if both else None,
+        "reference_maximum": part.reference_centre,
+        "hot": hots[0][0],
+        "hot_value": hots[0][1],
+        "second_hot": hots[1][0],
+        "second_hot_value": hots[1][1],
+    }
+
+
+def sums_of(wants: tuple[Wants, Wants]) -> dict[str, bool]:
+    """The sums that the forward kernel takes, by its names."""
+    own, reference = wants
+    return {
+        "logit_sum": own.logit_sum,
+        "first": own.first,
+        "second": own.second,
+        "gap": own.gap,
+        "index": own.index,
+        "reference_first": reference.first,
+        "reference_gap": reference.gap,
+        "excess": reference.excess,
+    }
 
 
 def _unit_stride(x: Tensor) -> Tensor:

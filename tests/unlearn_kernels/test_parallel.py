@@ -1,5 +1,6 @@
 """The head sharded unevenly over two gloo processes gives what one process gives."""
 
+import importlib.util
 import socket
 
 import torch
@@ -15,6 +16,8 @@ CASES = [
     (torch.float64, {"workspace_bytes": 600, "softcap": 2.0, "logit_scale": 0.5, "temperature": 1.3}),
     (torch.float32, {}),
 ]
+if importlib.util.find_spec("triton") and not torch.cuda.is_available():  # in the interpreter, on CPU tensors
+    CASES.append((torch.float32, {"backend": "triton", "workspace_bytes": 600, "softcap": 2.0}))
 
 
 def results(dtype, options, rows=slice(None), group=None):
