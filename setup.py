@@ -15,20 +15,24 @@ EXTRAS = {
     "stress": ["bitsandbytes>=0.48"],
     "docs": ["pdoc>=15"],
 }
-EXTRAS["dev"] = EXTRAS["docs"] + [
-    "build>=1.2",
-    "codespell>=2.4",
-    "hypothesis>=6.130",
-    "mypy>=1.15",
-    "pillow>=11",
-    "pre-commit>=4",
-    "pytest>=8.3",
-    "pytest-cov>=6",
-    "pytest-timeout>=2.3",
-    "ruff>=0.11",
-    "setuptools>=77",
-    "wheel",
-]
+EXTRAS["dev"] = (
+    EXTRAS["docs"]
+    + EXTRAS["triton"]
+    + [  # its interpreter and compiler test the kernels without a GPU
+        "build>=1.2",
+        "codespell>=2.4",
+        "hypothesis>=6.130",
+        "mypy>=1.15",
+        "pillow>=11",
+        "pre-commit>=4",
+        "pytest>=8.3",
+        "pytest-cov>=6",
+        "pytest-timeout>=2.3",
+        "ruff>=0.11",
+        "setuptools>=77",
+        "wheel",
+    ]
+)
 
 setup(
     name="lightning-unlearn",

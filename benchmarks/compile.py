@@ -109,11 +109,17 @@ def compiled(configuration: Configuration, target: str) -> Resources:
     kernel = rows._sums_kernel if configuration.kernel == "sums" else rows._gradient_kernel
     options = rows.blocks(configuration.columns)
     types = dict(configuration.present)
+    ones = (
+        {"columns", "stride", "out_stride", "reference_stride"} & types.keys() if configuration.columns == 1 else set()
+    )
     constants = {name: None for name in kernel.arg_names if name not in types}
     constants |= {**dict(configuration.flags), "BLOCK": options["BLOCK"]}
     if "reference" not in types:
         types["reference_stride"] = "i32"
         del constants["reference_stride"]
+    for name in ones:
+        del types[name]
+        constants[name] = 1
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     dividing = {"columns", "stride", "out_stride", "reference_stride"} | {n for n, t in types.items() if t[0] == "*"}
     attributes = {
@@ -159,7 +165,8 @@ def configurations(complete: bool, sets: list[str]) -> Iterator[tuple[str, str, 
     seen: set[Configuration] = set()
     dtypes = DTYPES if complete else ("float32", "bfloat16")
     places = product((10**6, 1024), (True, False)) if complete else [(10**6, True)]
-    for (columns, aligned), dtype, make, name in product([*places], dtypes, makers, sets):
+    places = [*places, (1, False)]  # Triton makes constants of sizes and strides that are 1
+    for (columns, aligned), dtype, make, name in product(places, dtypes, makers, sets):
         fields = SETS[name]
         if make is gradient_configuration and NOT_DIFFERENTIABLE.issuperset(fields):
             continue
@@ -167,7 +174,8 @@ def configurations(complete: bool, sets: list[str]) -> Iterator[tuple[str, str, 
         if configuration not in seen:
             seen.add(configuration)
             block = rows.blocks(columns)
-            label = f"{configuration.kernel}: {name}" + ("" if aligned else ", unaligned")
+            place = ", one column" if columns == 1 else "" if aligned else ", unaligned"
+            label = f"{configuration.kernel}: {name}{place}"
             yield label, f"{dtype}, {block['BLOCK']} x {block['num_warps']}", configuration
 
 

@@ -17,8 +17,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # of float32: the maximum over no column at all
 TINY = tl.constexpr(1.1754943508222875e-38)
 
-# (columns up to, columns a program handles at once, warps): 8 logits a thread keep 32 registers for the commonest fields
-# and so every warp of a multiprocessor busy; with 16, three kernels of many fields spill on sm_100
+# (columns up to, columns a program handles at once, warps): 8 logits a thread keep 30 to 40 registers for the fields of
+# one model, so that most warps of a multiprocessor are in flight; with 16, kernels of many fields spill on sm_100
 BLOCKS = ((1024, 1024, 4), (None, 2048, 8))
 
 
@@ -79,13 +79,13 @@ def _store(sums, slot: tl.constexpr, tokens, value):
     tl.store(sums + slot * tokens.to(tl.int64), value)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "start"])  # else one compilation for N = 1, one for multiples of 16
 def _sums_kernel(
     sums, indices, logits, reference, labels, rows, tokens, columns, start, stride, reference_stride,
     LOGIT_SUM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, GAP: tl.constexpr, INDEX: tl.constexpr,
     REFERENCE_FIRST: tl.constexpr, REFERENCE_GAP: tl.constexpr, EXCESS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Reads N C logits (2 N C with a reference) and N labels, writes 7 sums a token (12)."""
+    """Reads N C logits (2 N C with a reference) and N labels, writes 7 sums a token (13)."""
     token = tl.program_id(0).to(tl.int64)
     row = token if rows is None else tl.load(rows + token)
     label = _column(labels, token, start, columns)
@@ -180,12 +180,14 @@ def row_sums(
         `index`, int64 [N], empty where not wanted.
     """
     sums, indices = _new_sums(logits, reference, labels, index)
+    columns, reference_stride = logits.shape[1], 0 if reference is None else reference.stride(0)
     if len(labels):
-        _sums_kernel[(len(labels),)](
-            sums, indices, logits, reference, labels, rows, len(labels), logits.shape[1], start,
-            logits.stride(0), 0 if reference is None else reference.stride(0),
-            logit_sum, first, second, gap, index, reference_first, reference_gap, excess, **blocks(logits.shape[1]),
-        )  # fmt: skip
+        with torch.cuda.device_of(logits):  # a kernel is launched on the current device; nothing happens on a CPU
+            _sums_kernel[(len(labels),)](
+                sums, indices, logits, reference, labels, rows, len(labels), columns, start, logits.stride(0),
+                reference_stride, logit_sum, first, second, gap, index, reference_first, reference_gap, excess,
+                **blocks(columns),
+            )  # fmt: skip
     return sums, indices
 
 
@@ -207,7 +209,7 @@ def blocks(columns: int) -> dict[str, int | bool]:
     return {"BLOCK": block, "num_warps": warps, "enable_fp_fusion": True}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["start"])
 def _gradient_kernel(
     out, logits, reference, labels, rows,
     maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
@@ -303,14 +305,15 @@ def row_gradient(
     """
     logits = out if logits is None else logits
     tokens, columns = len(labels), logits.shape[1]
-    options = blocks(columns)
+    options, reference_stride = blocks(columns), 0 if reference is None else reference.stride(0)
     if tokens:
-        _gradient_kernel[(tokens, triton.cdiv(columns, options["BLOCK"]))](
-            out, logits, reference, labels, rows,
-            maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
-            hot, hot_value, second_hot, second_hot_value, columns, start,
-            out.stride(0), logits.stride(0), 0 if reference is None else reference.stride(0), cap, **options,
-        )  # fmt: skip
+        with torch.cuda.device_of(logits):
+            _gradient_kernel[(tokens, triton.cdiv(columns, options["BLOCK"]))](
+                out, logits, reference, labels, rows,
+                maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
+                hot, hot_value, second_hot, second_hot_value,
+                columns, start, out.stride(0), logits.stride(0), reference_stride, cap, **options,
+            )  # fmt: skip
 
 
 @row_gradient.register_fake

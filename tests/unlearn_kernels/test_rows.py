@@ -7,6 +7,7 @@ from unlearn_kernels.merge import Partial, merge
 
 rows = pytest.importorskip("unlearn_kernels.rows", reason="needs triton", exc_type=ImportError)
 
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SUMS = ("label", "maximum", "total", "logit_sum", "first", "second", "gap")
 REFERENCE_SUMS = ("label", "maximum", "total", "first", "gap", "excess")
