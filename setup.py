@@ -15,10 +15,11 @@ EXTRAS = {
     "stress": ["bitsandbytes>=0.48"],
     "docs": ["pdoc>=15"],
 }
+# Triton's interpreter and compiler test the kernels where there is no GPU.
 EXTRAS["dev"] = (
     EXTRAS["docs"]
     + EXTRAS["triton"]
-    + [  # its interpreter and compiler test the kernels without a GPU
+    + [
         "build>=1.2",
         "codespell>=2.4",
         "hypothesis>=6.130",
