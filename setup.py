@@ -15,25 +15,22 @@ EXTRAS = {
     "stress": ["bitsandbytes>=0.48"],
     "docs": ["pdoc>=15"],
 }
-# Triton's interpreter and compiler test the kernels where there is no GPU.
-EXTRAS["dev"] = (
-    EXTRAS["docs"]
-    + EXTRAS["triton"]
-    + [
-        "build>=1.2",
-        "codespell>=2.4",
-        "hypothesis>=6.130",
-        "mypy>=1.15",
-        "pillow>=11",
-        "pre-commit>=4",
-        "pytest>=8.3",
-        "pytest-cov>=6",
-        "pytest-timeout>=2.3",
-        "ruff>=0.11",
-        "setuptools>=77",
-        "wheel",
-    ]
-)
+EXTRAS["dev"] = [
+    *EXTRAS["docs"],
+    *EXTRAS["triton"],  # its interpreter and compiler test the kernels where there is no GPU
+    "build>=1.2",
+    "codespell>=2.4",
+    "hypothesis>=6.130",
+    "mypy>=1.15",
+    "pillow>=11",
+    "pre-commit>=4",
+    "pytest>=8.3",
+    "pytest-cov>=6",
+    "pytest-timeout>=2.3",
+    "ruff>=0.11",
+    "setuptools>=77",
+    "wheel",
+]
 
 setup(
     name="lightning-unlearn",
