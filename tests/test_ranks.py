@@ -80,6 +80,8 @@ def process(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     for kind in RUNS:
         train(kind, folder / f"{kind}.pt", devices=2, strategy="ddp")
+        torch.distributed.barrier()  # neither goes on, or away, while the other still talks
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
