@@ -77,6 +77,7 @@ def process(rank: int, port: int, folder: Path) -> None:
         MASTER_PORT=str(port),
         TORCHELASTIC_RUN_ID="test",
     )
+    os.environ.pop("PL_GLOBAL_SEED", None)  # an earlier test may have set it, and DDP seeds with it again
     torch.set_num_threads(1)
     for kind in RUNS:
         train(kind, folder / f"{kind}.pt", devices=2, strategy="ddp")
