@@ -27,7 +27,7 @@ from unlearn_kernels.statistics import (
     TokenStatistics,
     check_statistics,
 )
-from unlearn_kernels.tiles import plan
+from unlearn_kernels.tiles import Demand, budget, plan
 
 
 def token_statistics(
@@ -51,7 +51,7 @@ def token_statistics(
         reference_logits: the frozen model's logits, [N, V]; needed by the `reference_*` fields and `reverse_kl`.
         ignore_index: tokens with this label give 0 in every field and have no gradient; None promises that there are
             none (see `linear_token_statistics`).
-        workspace_bytes: cap on temporary memory; default 128 MiB on a CPU and 512 MiB elsewhere.
+        workspace_bytes: cap on temporary memory; default 256 MiB on a CPU and 512 MiB elsewhere.
         backend: "triton", "torch", or "auto" for Triton on a GPU and PyTorch elsewhere.
 
     Returns:
@@ -102,7 +102,17 @@ class GivenLogits:
         """Copy the logits of some tokens."""
         out.copy_(self.logits[rows if self.index is None else self.index[rows], self.columns])
 
+    def form_both(self, reference: GivenLogits, rows: slice, out: Tensor) -> None:
+        """Copy the model's and the reference's logits."""
+        self.form(rows, out[0])
+        reference.form(rows, out[1])
+
     cap = None  # given logits are final
+
+    @property
+    def gradient_dtype(self) -> torch.dtype:
+        """Float32: it is converted where it is written."""
+        return logit_dtype(self.logits)
 
 
 class _Call(NamedTuple):
@@ -151,17 +161,10 @@ def _differentiate(
 
 def _prepare(logits: Tensor, reference: Tensor | None, labels: Tensor, index: Tensor | None, call: _Call) -> Pass:
     dtype = logit_dtype(logits)
-    tiling = plan(
-        len(labels),
-        logits.shape[1],
-        buffers=call.kernels.tile_buffers(call.statistics, reference is not None) + 1,
-        logits=1,
-        column_bytes=0,
-        dtype=dtype,
-        device=logits.device,
-        workspace_bytes=call.workspace_bytes,
-        keep=False,
-    )
+    buffers = call.kernels.tile_buffers(call.statistics, reference is not None, False) + 1
+    demand = Demand(buffers * dtype.itemsize, dtype.itemsize)
+    cap = budget(demand, logits.device, call.workspace_bytes)
+    tiling = plan(len(labels), logits.shape[1], demand, logits.device, cap, keep=False)
     other = None if reference is None else GivenLogits(reference, index)
     return Pass(GivenLogits(logits, index), other, labels, tiling, dtype, call.kernels)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torch import Tensor
 from unlearn_kernels.fields import Coefficients
 from unlearn_kernels.merge import Side, Wants, known, merge_sides
 from unlearn_kernels.tiles import Buffers, Tiling
+
+KEPT = 16  # number of the first tile that is kept; those below are scratch
 
 
 class Source(Protocol):
@@ -30,15 +32,22 @@ class Source(Protocol):
     def form(self, rows: slice, out: Tensor) -> None:
         """Write the logits of some tokens over the selected slice into `out`."""
 
+    def form_both(self, reference: Any, rows: slice, out: Tensor) -> None:
+        """Write the model's and the reference's logits, [2, rows, columns], where they share a head."""
+
     @property
     def cap(self) -> float | None:
         """Factor after the tanh of the soft cap, None where there is no cap."""
+
+    @property
+    def gradient_dtype(self) -> torch.dtype:
+        """Dtype in which the gradient of a tile is wanted."""
 
 
 class RowKernels(Protocol):
     """What a backend does with a tile of logits; see `torch_rows.py` for what the arguments mean."""
 
-    def tile_buffers(self, statistics: tuple[str, ...], has_reference: bool) -> int:
+    def tile_buffers(self, statistics: tuple[str, ...], has_reference: bool, has_cap: bool) -> int:
         """Tile-sized buffers that both operations take at most, the tiles' own among them."""
 
     def summarise_tile(
@@ -63,6 +72,7 @@ class RowKernels(Protocol):
         part: Coefficients,
         cap: float | None,
         buffers: Buffers,
+        dtype: torch.dtype,
     ) -> Tensor:
         """Form the gradient of a tile of logits."""
 
@@ -80,6 +90,8 @@ class Pass:
         kernels: the backend's operations on a tile.
         offset: first column of this shard within the vocabulary.
         keep_reference: whether backward will need the reference's logits too.
+        together: whether one product can form both models' logits.
+        buffers: the tiles' memory; new where none is given.
     """
 
     own: Source
@@ -90,29 +102,38 @@ class Pass:
     kernels: RowKernels
     offset: int | Tensor = 0
     keep_reference: bool = False
+    together: bool = False
+    buffers: Buffers | None = None
 
-    def tiles(self) -> Iterator[tuple[int, slice, int, slice]]:
-        """Every (slice number, slice, block number, block), sources made ready for the slice."""
-        for i, columns in enumerate(self.tiling.columns):
+    def tiles(self) -> Iterator[tuple[int, slice, slice]]:
+        """Every (slice number, slice, block), sources made ready for the slice."""
+        for number, columns in enumerate(self.tiling.columns):
             self.own.select(columns)
             if self.reference is not None:
                 self.reference.select(columns)
-            for j, rows in enumerate(self.tiling.rows):
-                yield i, columns, j, rows
+            for rows in self.tiling.rows:
+                yield number, columns, rows
 
-    def buffers(self) -> Buffers:
-        """New scratch tiles."""
-        return Buffers(self.tiling.elements, self.dtype, self.labels.device)
+    def memory(self) -> Buffers:
+        """The tiles' memory."""
+        return self.buffers or Buffers(self.tiling.elements, self.dtype, self.labels.device)
 
-    def form(self, source: Source, rows: slice, columns: slice, buffers: Buffers | None, number: int) -> Tensor:
-        """The logits of some tokens over the selected slice, in a scratch tile or (without any) in one to keep."""
+    def form(
+        self, rows: slice, columns: slice, buffers: Buffers, own: int, reference: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """The model's and the reference's logits of some tokens over the selected slice, in tiles of these numbers."""
         shape = (rows.stop - rows.start, columns.stop - columns.start)
-        if buffers is None:
-            tile = torch.empty(shape, dtype=self.dtype, device=self.labels.device)
+        if self.reference is None:
+            tile, other = buffers.tile(own, *shape), None
+        elif self.together and reference == own + 1:
+            both = buffers.pair(own, *shape)
+            self.own.form_both(self.reference, rows, both)
+            return both[0], both[1]
         else:
-            tile = buffers.tile(number, *shape)
-        source.form(rows, tile)
-        return tile
+            tile, other = buffers.tile(own, *shape), buffers.tile(reference, *shape)
+            self.reference.form(rows, other)
+        self.own.form(rows, tile)
+        return tile, other
 
 
 def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | None, list[Tensor]]:
@@ -126,23 +147,22 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
         What is known of the model's and of the reference's logits, and the kept tiles: what `summarise_tile` left of
         the logits, and their maxima, in the order of `Pass.tiles`, all of the model's before all of the reference's.
     """
-    buffers = run.buffers()
-    blocks: list[tuple[Side, Side | None] | None] = [None] * len(run.tiling.rows)
+    buffers = run.memory()
+    blocks: dict[int, tuple[Side, Side | None]] = {}
     kept: list[Tensor] = []
     kept_reference: list[Tensor] = []
-    for number, columns, block, rows in run.tiles():
-        keep, other = number < run.tiling.kept, None
-        keep_reference = keep and run.keep_reference
-        tile = run.form(run.own, rows, columns, None if keep else buffers, 0)
-        if run.reference is not None:
-            other = run.form(run.reference, rows, columns, None if keep_reference else buffers, 1)
+    for tile_number, (number, columns, rows) in enumerate(run.tiles()):
+        keep = number < run.tiling.kept
+        slot = KEPT + 2 * tile_number if keep else 0
+        tile, other = run.form(rows, columns, buffers, slot, slot + 1 if run.keep_reference else 1)
         own, reference = run.kernels.summarise_tile(tile, other, run.labels[rows], columns.start, wants, buffers)
-        kept += [tile, own.others.maximum] if keep else []
-        if reference is not None and other is not None and keep_reference:
-            kept_reference += [other, reference.others.maximum]
-        before = blocks[block]
-        blocks[block] = (own, reference) if before is None else _merge(before, (own, reference))
-    own, reference = _join([block for block in blocks if block is not None], run.offset)
+        if keep:
+            kept += [tile, own.others.maximum]
+            if reference is not None and other is not None and run.keep_reference:
+                kept_reference += [other, reference.others.maximum]
+        before = blocks.get(rows.start)
+        blocks[rows.start] = (own, reference) if before is None else _merge(before, (own, reference))
+    own, reference = _join(list(blocks.values()), run.offset)
     return own, reference, kept + kept_reference
 
 
@@ -180,18 +200,19 @@ def backward_pass(
         kept: the kept tiles and their centres.
         emit: called with (columns, rows, gradient); the gradient's memory is used again afterwards.
     """
-    buffers = run.buffers()
+    buffers = run.memory()
     split = 2 * run.tiling.kept * len(run.tiling.rows)
     own_kept, reference_kept = iter(kept[:split]), iter(kept[split:])
     coefficients.one_hots = [(index - run.offset, value) for index, value in coefficients.one_hots]
-    for number, columns, _, rows in run.tiles():
-        keep, other, other_centre = number < run.tiling.kept, None, None
-        tile, centre = (
-            (next(own_kept), next(own_kept)) if keep else (run.form(run.own, rows, columns, buffers, 0), None)
-        )
-        if run.reference is not None:
-            other = next(reference_kept) if keep else run.form(run.reference, rows, columns, buffers, 1)
-            other_centre = next(reference_kept) if keep else None
+    for number, columns, rows in run.tiles():
+        centre, other_centre = None, None
+        if number < run.tiling.kept:
+            tile, centre = next(own_kept), next(own_kept)
+            other, other_centre = (
+                (None, None) if run.reference is None else (next(reference_kept), next(reference_kept))
+            )
+        else:
+            tile, other = run.form(rows, columns, buffers, 0, 1)
         gradient = run.kernels.differentiate_tile(
             tile,
             centre,
@@ -202,5 +223,6 @@ def backward_pass(
             coefficients.rows(rows),
             run.own.cap,
             buffers,
+            run.own.gradient_dtype,
         )
         emit(columns, rows, gradient)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DEFAULT_WORKSPACE_CPU = 128 * 2**20
+DEFAULT_WORKSPACE_CPU = 256 * 2**20
 DEFAULT_WORKSPACE_DEVICE = 512 * 2**20
 CACHE_CPU = 24 * 2**20  # tiles that stay in the last-level cache make the elementwise passes nearly free
 FAST_COLUMNS = 512  # narrower slices make slow matrix products
+FAST_ROWS = 256  # and so do shorter blocks of tokens
+DEVICE_ROWS = 128  # a block of tokens is a multiple of what one program of a matrix product covers
 
 
 @dataclass(frozen=True)
@@ -39,56 +41,96 @@ class Tiling:
         return _width(self.rows) * _width(self.columns)
 
 
+@dataclass(frozen=True)
+class Demand:
+    """What a pass takes, beside its inputs and what it returns.
+
+    Attributes:
+        tile_bytes: of one tile's logit and the scratch that goes with it.
+        kept_bytes: of one kept logit, and its reference's where that is kept too.
+        column_bytes: of one column of a slice, beside the tiles: the converted head and its gradient.
+        fixed_bytes: whatever the tiles.
+    """
+
+    tile_bytes: int
+    kept_bytes: int
+    column_bytes: int = 0
+    fixed_bytes: int = 0
+
+
 def cut(total: int, step: int) -> list[slice]:
     """Cut range(total) into slices of at most `step`; one empty slice where the total is 0."""
     return [slice(start, min(start + step, total)) for start in range(0, total, step)] or [slice(0, 0)]
 
 
-def plan(
-    tokens: int,
-    vocabulary: int,
-    *,
-    buffers: int,
-    logits: int,
-    column_bytes: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    workspace_bytes: int | None,
-    keep: bool,
-) -> Tiling:
-    """Choose tiles so that the buffers, the converted head and the kept tiles stay within the workspace.
+def budget(demand: Demand, device: torch.device, workspace_bytes: int | None) -> int:
+    """Bytes for tiles, kept ones included.
+
+    Args:
+        demand: what the pass takes.
+        device: where the tensors are.
+        workspace_bytes: the cap; None for 256 MiB on a CPU and 512 MiB elsewhere.
+    """
+    cap = workspace_bytes or (DEFAULT_WORKSPACE_CPU if device.type == "cpu" else DEFAULT_WORKSPACE_DEVICE)
+    return max(cap - demand.fixed_bytes, cap // 4, 1)
+
+
+def plan(tokens: int, vocabulary: int, demand: Demand, device: torch.device, cap: int, keep: bool) -> Tiling:
+    """Choose tiles for a pass over all tokens, and how many are kept.
 
     At least one row by one column is taken, whatever the cap.
 
     Args:
         tokens: N.
         vocabulary: V.
-        buffers: tile-sized buffers that a pass needs.
-        logits: tiles to keep for one slice: 1, or 2 with a reference.
-        column_bytes: bytes that one column of the slice takes beside the tiles (converted head and gradient).
-        dtype: dtype of the tiles.
-        device: where they live; on a CPU tiles are also kept within the cache.
-        workspace_bytes: the cap; None for 128 MiB on a CPU and 512 MiB elsewhere.
+        demand: what the pass takes.
+        device: where the tensors are; on a CPU the tiles in work are also kept within the cache.
+        cap: what `budget` returned.
         keep: whether backward will follow.
     """
-    on_cpu = device.type == "cpu"
-    cap = workspace_bytes or (DEFAULT_WORKSPACE_CPU if on_cpu else DEFAULT_WORKSPACE_DEVICE)
-    target = min(cap, CACHE_CPU) if on_cpu else cap
-    element = buffers * dtype.itemsize
+    target = min(cap, CACHE_CPU) if device.type == "cpu" else cap
+    element, column = demand.tile_bytes, demand.column_bytes
     rows, narrow = max(1, tokens), min(vocabulary, FAST_COLUMNS)
     if rows * element * narrow > target:
-        rows = max(1, (target - narrow * column_bytes) // (element * narrow), target // (2 * element * narrow))
-    columns = min(vocabulary, max(1, target // (rows * element + column_bytes)))
-    if 64 < columns < vocabulary:
-        columns -= columns % 64
-    row_blocks, column_slices = cut(tokens, rows), cut(vocabulary, columns)
+        rows = max(1, (target - narrow * column) // (element * narrow), target // (2 * element * narrow))
+    columns = _columns(vocabulary, target // (rows * element + column))
     kept = 0
     if keep:
-        left = cap - columns * (rows * element + column_bytes)
-        kept = max(0, left // (columns * max(1, tokens) * logits * dtype.itemsize))
-        if left >= vocabulary * tokens * logits * dtype.itemsize:
-            kept = len(column_slices)
-    return Tiling(row_blocks, column_slices, min(kept, len(column_slices)))
+        left = cap - columns * (rows * element + column)
+        kept = max(0, left // (columns * max(1, tokens) * demand.kept_bytes))
+        if left >= vocabulary * tokens * demand.kept_bytes:
+            kept = vocabulary
+    slices = cut(vocabulary, columns)
+    return Tiling(cut(tokens, rows), slices, min(kept, len(slices)))
+
+
+def plan_blocks(tokens: int, vocabulary: int, demand: Demand, device: torch.device, cap: int) -> Tiling | None:
+    """Choose blocks of tokens of which all logits are kept at once, or None where the cap leaves too few tokens.
+
+    Args:
+        tokens: N.
+        vocabulary: V.
+        demand: what the pass takes; the tiles in work are those of one slice.
+        device: where the tensors are.
+        cap: what `budget` returned.
+    """
+    on_cpu = device.type == "cpu"
+    scratch = min(cap // 4, CACHE_CPU) if on_cpu else cap // 4
+    most = (cap - scratch) // (vocabulary * demand.kept_bytes)
+    if most < max(1, min(tokens, FAST_ROWS)):
+        return None
+    blocks = max(1, -(-tokens // most))
+    rows = max(1, -(-tokens // blocks))
+    if not on_cpu and most >= DEVICE_ROWS:
+        rows = min(-(-rows // DEVICE_ROWS) * DEVICE_ROWS, most // DEVICE_ROWS * DEVICE_ROWS)
+    columns = _columns(vocabulary, scratch // (rows * demand.tile_bytes + demand.column_bytes))
+    slices = cut(vocabulary, columns)
+    return Tiling(cut(tokens, rows), slices, len(slices))
+
+
+def _columns(vocabulary: int, most: int) -> int:
+    columns = min(vocabulary, max(1, most))
+    return columns - columns % 64 if 64 < columns < vocabulary else columns
 
 
 def restore(x: Tensor, index: Tensor | None, tokens: int) -> Tensor:
@@ -97,10 +139,10 @@ def restore(x: Tensor, index: Tensor | None, tokens: int) -> Tensor:
 
 
 class Buffers:
-    """Scratch tiles, each allocated when first asked for and handed out as contiguous views.
+    """Tiles by number, each allocated when first asked for and handed out as contiguous views.
 
     Args:
-        elements: size of each.
+        elements: size of the largest tile.
         dtype: dtype of the tiles.
         device: where they live.
     """
@@ -109,11 +151,19 @@ class Buffers:
         self.elements, self.dtype, self.device = elements, dtype, device
         self.storage: dict[int, Tensor] = {}
 
-    def tile(self, number: int, rows: int, columns: int) -> Tensor:
-        """Scratch tile `number` as [rows, columns], its contents arbitrary."""
+    def tile(self, number: int, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Tile `number` as [rows, columns], its contents arbitrary; a tile of another dtype has a number of its own."""
         if number not in self.storage:
-            self.storage[number] = torch.empty(self.elements, dtype=self.dtype, device=self.device)
+            self.storage[number] = torch.empty(self.elements, dtype=dtype or self.dtype, device=self.device)
         return self.storage[number][: rows * columns].view(rows, columns)
+
+    def pair(self, number: int, rows: int, columns: int) -> Tensor:
+        """Tiles `number` and `number + 1` side by side as [2, rows, columns], which one product can write."""
+        if number not in self.storage or len(self.storage[number]) < 2 * self.elements:
+            self.storage[number] = torch.empty(2 * self.elements, dtype=self.dtype, device=self.device)
+        both = self.storage[number][: 2 * rows * columns].view(2, rows, columns)
+        self.storage[number + 1] = self.storage[number][rows * columns :]
+        return both
 
 
 def _width(slices: list[slice]) -> int:

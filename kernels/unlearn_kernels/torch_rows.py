@@ -15,12 +15,12 @@ from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, accu
 from unlearn_kernels.tiles import Buffers
 
 
-def tile_buffers(statistics: tuple[str, ...], has_reference: bool) -> int:
-    """Tile-sized buffers at most: the tiles, scratch, and temporaries of the first and second moments."""
+def tile_buffers(statistics: tuple[str, ...], has_reference: bool, has_cap: bool) -> int:
+    """Tile-sized buffers at most: the tiles, scratch, temporaries of the moments, and the cap's slope."""
     moments = (
         2 if "log_prob_variance" in statistics else int(bool({"entropy", "reference_cross_entropy"} & {*statistics}))
     )
-    return (5 if has_reference else 2) + moments
+    return (5 if has_reference else 2) + moments + has_cap
 
 
 def summarise_tile(
@@ -67,8 +67,9 @@ def differentiate_tile(
     part: Coefficients,
     cap: float | None,
     buffers: Buffers,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Form the gradient of a tile of logits in buffer 0, and return it.
+    """Form the gradient of a tile of logits in buffer 0 (a kept tile stays as it is), and return it.
 
     Args:
         tile: the model's logits, perhaps in buffer 0, or what `summarise_tile` left of them, [N, C].
@@ -80,6 +81,7 @@ def differentiate_tile(
         part: the numbers of the gradient formula; columns of the one-hots are counted as `start` is.
         cap: factor after the tanh of the soft cap, or None.
         buffers: scratch tiles.
+        dtype: dtype of the result.
     """
     shape = tile.shape
     d = _recentred(tile, centre, part.centre, buffers.tile(0, *shape))
@@ -96,7 +98,7 @@ def differentiate_tile(
     label.fill_(d, part.label)
     for column, value in part.one_hots:
         Column(column, start, shape[1]).add_(d, value)
-    return d if slope is None else d.mul_(slope)
+    return (d if slope is None else d.mul_(slope)).to(dtype)
 
 
 def _recentred(tile: Tensor, old: Tensor | None, new: Tensor, out: Tensor) -> Tensor:

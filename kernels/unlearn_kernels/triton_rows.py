@@ -7,6 +7,7 @@ Shapes: M rows of logits of which N tokens count, C columns of the tile.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from unlearn_kernels import rows as kernels
@@ -18,7 +19,7 @@ OWN_SUMS = ("logit_sum", "first", "second", "gap")
 REFERENCE_SUMS = ("reference_first", "reference_gap", "excess")
 
 
-def tile_buffers(statistics: tuple[str, ...], has_reference: bool) -> int:
+def tile_buffers(statistics: tuple[str, ...], has_reference: bool, has_cap: bool) -> int:
     """Tile-sized buffers: the tiles alone."""
     return 2 if has_reference else 1
 
@@ -72,10 +73,13 @@ def differentiate_tile(
     part: Coefficients,
     cap: float | None,
     buffers: Buffers,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Form the gradient of a tile of logits, kept or lying in buffer 0, in buffer 0."""
-    out = buffers.tile(0, *tile.shape)
-    differentiate_rows(out, tile if centre is not None else None, other, labels, start, part, cap, None)
+    """Form the gradient of a tile of logits: in its place, or, of a kept tile or in another dtype, in a tile apart."""
+    same = dtype == tile.dtype
+    out = buffers.tile(0, *tile.shape) if same else buffers.tile(2, *tile.shape, dtype=dtype)
+    in_place = same and centre is None
+    differentiate_rows(out, None if in_place else tile, other, labels, start, part, cap, None)
     return out
 
 

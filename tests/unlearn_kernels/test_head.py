@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from unlearn_kernels.head import HeadLogits, Transform, logit_dtype, product
+from unlearn_kernels.head import Factor, HeadLogits, Transform, logit_dtype, product
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
@@ -26,7 +26,8 @@ def test_cap_gives_the_derivative_of_the_soft_cap():
     transform = Transform(softcap=3.0, logit_scale=2.0, temperature=0.5)
     raw = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
     z = 3 * torch.tanh(2 * raw / 3) / 0.5
-    head = HeadLogits(torch.zeros(4, 1), torch.zeros(6, 1), None, transform, None, torch.float64)
+    factor = Factor(torch.zeros(4, 1), torch.zeros(6, 1), None, torch.float64)
+    head = HeadLogits(factor, None, None, transform)
     slope = 1 - (z.detach() / head.cap) ** 2
     (expected,) = torch.autograd.grad(z.sum(), raw)
     torch.testing.assert_close(slope * transform.linear, expected)
@@ -34,7 +35,7 @@ def test_cap_gives_the_derivative_of_the_soft_cap():
 
 def test_blocks_gather_the_counted_rows():
     hidden = torch.arange(8.0).reshape(4, 2).bfloat16()
-    head = HeadLogits(hidden, torch.zeros(3, 2), None, Transform(), torch.tensor([3, 0]), torch.float32)
+    head = Factor(hidden, torch.zeros(3, 2), torch.tensor([3, 0]), torch.float32)
     assert head.block(slice(0, 2)).tolist() == [[6, 7], [0, 1]]
     assert head.block(slice(1, 2)).tolist() == [[0, 1]]
 

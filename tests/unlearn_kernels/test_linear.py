@@ -318,14 +318,18 @@ def test_mixed_dtypes_take_the_wider_and_gradients_their_own():
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the largest tensor that any operation returns."""
+    """Notes the largest tensor that any operation returns, and multiplications in, and number of, matrix products."""
 
     largest = 0
-    products = 0
+    multiplications = 0
+    calls = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        self.products += function._schema.name in ("aten::mm", "aten::addmm")
+        if function._schema.name in ("aten::mm", "aten::addmm"):
+            a, b = args[-2:]
+            self.multiplications += a.shape[0] * a.shape[1] * b.shape[1]
+            self.calls += 1
         for x in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(x, torch.Tensor):
                 self.largest = max(self.largest, x.numel())
@@ -343,40 +347,172 @@ def test_the_logits_are_never_held(dtype):
     assert recorder.largest <= max(workspace / 4, v * (d + 1))
 
 
-def test_logits_that_fit_are_formed_once_and_otherwise_again():
-    tensors, _, labels = problem(torch.float32, 64, 8, 1024)
+def counted(fields, needs, reference=None, n=64, d=8, v=1024, **options):
+    """Matrix products of the head that a step took, and the schedule that said so; values are checked too."""
+    tensors, _, labels = problem(torch.float32, n, d, v, ignored=False)
+    upstream = {name: random_upstream(n=n, dtype=torch.float32).get(name) for name in fields}
+    args, schedules = (tensors, labels, upstream, needs), []
+    reference = {} if reference is None else reference
+    with Recorder() as recorder:
+        ours = run(linear_token_statistics, *args, **reference, **options, explain=schedules.append)
+    compare(ours, run(dense_linear_token_statistics, *args, **reference), 2e-4)
+    (schedule,) = schedules
+    return recorder.multiplications / (n * d * v), schedule, recorder
 
-    def products(workspace, needs):
-        with Recorder() as recorder:
-            args = (tensors, labels, random_upstream(("log_prob",), 64, torch.float32), needs)
-            run(linear_token_statistics, *args, workspace_bytes=workspace)
-        return recorder.products
 
-    assert products(None, ("hidden", "weight")) == 3  # one tile: logits, d_hidden, d_weight
-    assert products(None, ("hidden",)) == 2
-    assert products(3 * 64 * 1024, ("hidden", "weight")) == 4 * products(3 * 64 * 1024, ("hidden",)) // 3
+SOME = 4 * 64 * 1024 * 3 // 2  # scratch, and half of the logits
+BOTH, FROZEN = ("hidden", "weight"), ("hidden",)
 
 
-def test_backward_forms_the_references_logits_only_for_its_divergences():
-    tensors, _, labels = problem(torch.float32, 64, 8, 1024)
+@pytest.mark.parametrize(
+    ("fields", "needs", "has_reference", "workspace", "name", "products"),
+    [
+        (("log_prob",), BOTH, False, None, "recompute", 3),  # logits, d_hidden, d_weight: all logits are kept
+        (("log_prob",), BOTH, False, 40_000, "recompute", 4),
+        (("log_prob",), ("weight",), False, 40_000, "recompute", 3),
+        (("log_prob",), ("bias",), False, 40_000, "recompute", 2),
+        (("log_prob",), FROZEN, False, None, "recompute", 2),
+        (("log_prob",), FROZEN, False, SOME, "unit gradients", 2),
+        (("log_prob", "top_token"), FROZEN, False, SOME, "unit gradients", 2),
+        (("log_prob", "entropy"), FROZEN, False, 40_000, "recompute", 3),
+        (("log_prob",), FROZEN, False, 40_000, "recompute", 3),  # too few tokens fit at once
+        (("log_prob", "reference_kl"), BOTH, True, None, "recompute", 4),
+        (("log_prob", "reference_kl"), BOTH, True, 40_000, "recompute", 6),
+        (("log_prob", "reference_log_prob"), BOTH, True, 40_000, "recompute", 5),  # the reference's logits once
+        (("reference_kl",), FROZEN, True, 2 * SOME, "unit gradients", 3),
+        (("reference_kl", "log_prob"), FROZEN, True, 2 * SOME, "unit gradients", 4),
+        (("reference_kl", "log_prob", "entropy"), FROZEN, True, 40_000, "recompute", 5),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_schedule_and_its_products(monkeypatch, fields, needs, has_reference, workspace, name, products, shared):
+    monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 16)
+    reference = None
+    if has_reference:
+        torch.manual_seed(1)
+        reference = {"reference_hidden": torch.randn(64, 8)}
+        if not shared:
+            reference |= {"reference_weight": torch.randn(1024, 8)}
+    taken, schedule, _ = counted(fields, needs, reference, workspace_bytes=workspace)
+    assert schedule.name == name
+    assert schedule.products == pytest.approx(taken, abs=0.02)
+    if schedule.tiling.kept in (0, len(schedule.tiling.columns)):
+        assert taken == products
 
-    def products(fields, workspace=3 * 64 * 1024):
-        upstream = {name: random_upstream(n=64, dtype=torch.float32).get(name) for name in fields}
-        with Recorder() as recorder:
-            run(
-                linear_token_statistics,
-                tensors,
-                labels,
-                upstream,
-                reference_hidden=tensors["hidden"],
-                workspace_bytes=workspace,
-            )
-        return recorder.products
 
-    assert products(("log_prob", "reference_log_prob"), None) == 4  # both logits once, d_hidden, d_weight
-    slices = products(("log_prob", "reference_log_prob")) // 5  # and the model's logits again
-    assert products(("log_prob", "reference_log_prob")) == 5 * slices
-    assert products(("log_prob", "reference_kl")) % 6 == 0
+def test_partly_kept_logits_are_partly_formed_again(monkeypatch):
+    monkeypatch.setattr("unlearn_kernels.tiles.FAST_COLUMNS", 64)
+    monkeypatch.setattr("unlearn_kernels.tiles.CACHE_CPU", 65536)
+    taken, schedule, _ = counted(("log_prob",), BOTH, workspace_bytes=200_000)
+    assert 0 < schedule.tiling.kept < len(schedule.tiling.columns)
+    assert 3 < taken < 4
+    assert schedule.products == pytest.approx(taken, abs=1e-6)
+
+
+def test_a_shared_head_takes_one_product_for_both_models():
+    reference = {"reference_hidden": torch.randn(64, 8)}
+    weight = problem(torch.float32, 64, 8, 1024, ignored=False)[0]["weight"].clone()
+    _, schedule, shared = counted(("reference_kl",), BOTH, reference, workspace_bytes=40_000)
+    _, other, apart = counted(
+        ("reference_kl",), BOTH, {**reference, "reference_weight": weight}, workspace_bytes=40_000
+    )
+    tiles = len(schedule.tiling.rows) * len(schedule.tiling.columns)
+    assert schedule.tiling.columns == other.tiling.columns
+    assert (shared.calls, apart.calls) == (4 * tiles, 6 * tiles)  # logits twice; d_hidden, d_weight
+
+
+def test_no_gradient_and_what_explain_prints(capsys):
+    with torch.no_grad():
+        linear_token_statistics(torch.randn(6, 4), torch.randn(30, 4), torch.arange(6), explain=print)
+    assert capsys.readouterr().out == (
+        "no gradient: 1.00 G (1.00 logits + 0 hidden + 0 weight), 1 x 1 tiles of 6 tokens x 30 columns, 0 slices kept\n"
+    )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("field", DIFFERENTIABLE)
+def test_unit_gradients_equal_the_dense_ones(monkeypatch, field, options):
+    monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 2)
+    tensors, reference, labels = problem()
+    upstream = random_upstream((field,))
+    args = (tensors, labels, {**upstream, "top_token": None}, ("hidden",))
+    schedules = []
+    for workspace in (2000, 3000, 5000):
+        explain = {"workspace_bytes": workspace, "explain": schedules.append}
+        ours = run(linear_token_statistics, *args, **reference, **OPTIONS[options], **explain)
+        compare(ours, run(dense_linear_token_statistics, *args, **reference, **OPTIONS[options]))
+    assert "unit gradients" in {schedule.name for schedule in schedules}
+
+
+def test_unit_gradients_of_two_fields_scale_with_either_ones_upstream(monkeypatch):
+    monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 2)
+    tensors, reference, labels = problem()
+    hidden, schedules = tensors["hidden"].requires_grad_(), []
+    record = linear_token_statistics(
+        hidden,
+        tensors["weight"],
+        labels,
+        statistics=("log_prob", "reference_kl", "reference_log_prob"),
+        **reference,
+        workspace_bytes=2000,
+        explain=schedules.append,
+    )
+    assert schedules[0].name == "unit gradients"
+    assert len(schedules[0].tiling.rows) > 1
+    dense = dense_linear_token_statistics(
+        hidden, tensors["weight"], labels, statistics=("log_prob", "reference_kl"), **reference
+    )
+    for pick in (lambda s: s.log_prob.sum(), lambda s: (2 * s.reference_kl + s.log_prob.square()).sum()):
+        (ours,) = torch.autograd.grad(pick(record), hidden, retain_graph=True)
+        torch.testing.assert_close(ours, torch.autograd.grad(pick(dense), hidden, retain_graph=True)[0])
+
+
+def lora_problem(dtype=torch.float64):
+    tensors, reference, labels = problem(dtype)
+    torch.manual_seed(5)
+    return tensors, {"A": torch.randn(2, D, dtype=dtype), "B": torch.randn(V, 2, dtype=dtype)}, reference, labels
+
+
+@pytest.mark.parametrize("workspace", WORKSPACES)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("head_trains", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_adapter_of_the_head(workspace, options, head_trains, shared):
+    tensors, adapter, reference, labels = lora_problem()
+    if shared:
+        reference = {"reference_hidden": torch.randn(N, D, dtype=torch.float64)}
+    leaves = {name: x.requires_grad_(name != "weight" or head_trains) for name, x in {**tensors, **adapter}.items()}
+    h, w, a, b = leaves["hidden"], leaves["weight"], leaves["A"], leaves["B"]
+    options = {**OPTIONS[options], **reference, "statistics": FIELDS}
+    low_rank = {"adapter_hidden": 0.5 * h @ a.T, "adapter_weight": b, "workspace_bytes": workspace}
+    ours = linear_token_statistics(h, w, labels, bias=leaves["bias"], **low_rank, **options)
+    upstream, wanted = random_upstream(), [name for name, x in leaves.items() if x.requires_grad]
+    loss = sum((getattr(ours, n) * g).sum() for n, g in upstream.items())
+    gradients = torch.autograd.grad(loss, [leaves[name] for name in wanted])
+    if not shared:
+        options |= {"reference_weight": reference["reference_weight"]}
+    else:  # the reference has no adapter
+        options |= {"reference_weight": w.detach(), "reference_bias": leaves["bias"].detach()}
+    dense = dense_linear_token_statistics(h, w + 0.5 * b @ a, labels, bias=leaves["bias"], **options)
+    loss = sum((getattr(dense, n) * g).sum() for n, g in upstream.items())
+    expected = torch.autograd.grad(loss, [leaves[name] for name in wanted])
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(ours, name), getattr(dense, name), rtol=1e-9, atol=1e-9)
+    for name, found, wants in zip(wanted, gradients, expected, strict=True):
+        torch.testing.assert_close(found, wants, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_adapters_gradients_need_none_of_the_heads_size():
+    n, d, v, r = 8, 64, 4096, 2
+    h, w, u, b = torch.randn(n, d), torch.randn(v, d), torch.randn(n, r), torch.randn(v, r)
+    u.requires_grad_()
+    b.requires_grad_()
+    with Recorder() as recorder:
+        record = linear_token_statistics(
+            h, w, torch.arange(n), adapter_hidden=u, adapter_weight=b, workspace_bytes=60_000
+        )
+        torch.autograd.grad(record.log_prob.sum(), (u, b))
+    assert recorder.largest < v * d / 4  # a view of a slice of the head
 
 
 class NoFunctions(TorchFunctionMode):

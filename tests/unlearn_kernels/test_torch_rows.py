@@ -39,10 +39,10 @@ def test_the_gradient_of_logits_and_of_a_kept_tile_is_the_same():
     part = Coefficients(label=7 * one, label_logit=5 * one, centre=3 * one, p_scale=one, a=2 * one, c=0.5 * one)
     part.one_hots = [(torch.tensor([0]), 10 * one)]
     expected = [[2 * math.exp(-2) + 0.5 + 10, 7, 2.5]]
-    fresh = torch_rows.differentiate_tile(z.clone(), None, None, None, labels, 0, part, None, buffers(3))
+    fresh = torch_rows.differentiate_tile(z.clone(), None, None, None, labels, 0, part, None, buffers(3), z.dtype)
     torch.testing.assert_close(fresh, torch.tensor(expected, dtype=torch.float64))
     kept = torch.tensor([[-3.0, 0.0, -1.0]], dtype=torch.float64)  # centred on 4 in forward, 0 at the label
-    again = torch_rows.differentiate_tile(kept, 4 * one, None, None, labels, 0, part, None, buffers(3))
+    again = torch_rows.differentiate_tile(kept, 4 * one, None, None, labels, 0, part, None, buffers(3), z.dtype)
     torch.testing.assert_close(again, fresh)
-    capped = torch_rows.differentiate_tile(z.clone(), None, None, None, labels, 0, part, 10.0, buffers(3))
+    capped = torch_rows.differentiate_tile(z.clone(), None, None, None, labels, 0, part, 10.0, buffers(3), z.dtype)
     torch.testing.assert_close(capped, fresh * (1 - (z / 10) ** 2))
