@@ -1,8 +1,6 @@
-"""The forward pass of a causal language model: a trunk that makes hidden states, and an output head.
+"""The forward pass of a causal language model: one forward of the trunk serves all roles of a step.
 
-One forward of the trunk serves all roles of a step; the head sees labelled tokens only, through `unlearn_kernels`. Any
-`nn.Module` takes part: a transformers causal LM, a PEFT model around one, or a module with the two methods of
-`HasTrunk`.
+The head sees labelled tokens only, through `unlearn_kernels`; it is apart, in `head.py`.
 
 Shapes: T packed tokens, N labelled tokens, D hidden size, V vocabulary, B rows, L padded length.
 """
@@ -11,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,79 +17,8 @@ from transformers import PreTrainedModel
 
 from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
-from unlearn_kernels import TokenStatistics, linear_token_statistics
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """An output head: logits = softcap(logit_scale * (hidden @ weight.T + bias)), softcap(z) = c tanh(z / c).
-
-    Attributes:
-        weight: [V, D].
-        bias: [V] or None.
-        softcap: c, or None for no cap.
-        logit_scale: factor of the logits.
-    """
-
-    weight: Tensor
-    bias: Tensor | None = None
-    softcap: float | None = None
-    logit_scale: float = 1.0
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return logits [..., V] of hidden states [..., D]; for checks, never on a training path."""
-        z = self.logit_scale * nn.functional.linear(hidden, self.weight, self.bias)
-        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
-
-
-@runtime_checkable
-class HasTrunk(Protocol):
-    """What a module that is no transformers model needs to take part."""
-
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return hidden states [B, L, D] after the last norm, for right-padded ids and mask [B, L]."""
-        ...
-
-    def output_head(self) -> Head:
-        """Return the output head."""
-        ...
-
-
-def causal_lm(model: nn.Module) -> nn.Module:
-    """Return the causal LM inside a PEFT model (adapters stay active), or the module itself.
-
-    Raises:
-        ValueError: for prompt learning, whose virtual tokens live outside the inner model.
-    """
-    if not hasattr(model, "get_base_model"):
-        return model
-    config = getattr(model, "active_peft_config", None)
-    if config is not None and config.is_prompt_learning:
-        raise ValueError(f"model: prompt-learning adapters are not supported, got {config.peft_type}")
-    return model.get_base_model()
-
-
-def output_head(model: nn.Module) -> Head:
-    """Return the output head of a causal LM.
-
-    Raises:
-        ValueError: if the module has none, or one with an adapter in it.
-    """
-    inner = causal_lm(model)
-    if isinstance(inner, HasTrunk):
-        return inner.output_head()
-    layer = inner.get_output_embeddings() if isinstance(inner, PreTrainedModel) else None
-    if layer is None:
-        raise ValueError(
-            "model must be a transformers causal LM, a PEFT model of one, or a module with hidden_states() and "
-            f"output_head(), got {type(inner).__name__}"
-        )
-    if type(layer) is not nn.Linear:
-        raise ValueError(f"model: the output head must be a plain linear layer, got {type(layer).__name__}")
-    config = inner.config.get_text_config()
-    scale = 1.0 / getattr(config, "logits_scaling", 1.0)  # Granite divides, Cohere multiplies
-    scale *= getattr(config, "logit_scale", None) or 1.0
-    return Head(layer.weight, layer.bias, getattr(config, "final_logit_softcapping", None), scale)
+from lightning_unlearn.head import HasTrunk, causal_lm, output_head
+from unlearn_kernels import TokenStatistics
 
 
 def hidden_states(model: nn.Module, batch: PackedBatch) -> Tensor:
@@ -120,18 +45,7 @@ def token_statistics(
         statistics: fields of `TokenStatistics`.
         options: passed on to `unlearn_kernels.linear_token_statistics`.
     """
-    head = output_head(model)
-    return linear_token_statistics(
-        hidden_states(model, batch),
-        head.weight,
-        batch.targets,
-        statistics=statistics,
-        bias=head.bias,
-        softcap=head.softcap,
-        logit_scale=head.logit_scale,
-        ignore_index=None,
-        **options,
-    )
+    return output_head(model).statistics(hidden_states(model, batch), batch.targets, statistics, **options)
 
 
 @contextmanager

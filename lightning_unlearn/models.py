@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from lightning_unlearn.forward import causal_lm
+from lightning_unlearn.head import causal_lm
 
 
 @dataclass(frozen=True)

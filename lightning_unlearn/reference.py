@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.data.packing import PackedBatch
-from lightning_unlearn.forward import Head, causal_lm, evaluating, hidden_states, output_head
+from lightning_unlearn.forward import evaluating, hidden_states
+from lightning_unlearn.head import Head, causal_lm, output_head
 from lightning_unlearn.models import load_causal_lm
 
 MODES = ("auto", "adapter", "copy", "none")
@@ -46,7 +47,8 @@ class AdapterOff:
 
     def head(self) -> Head:
         """See `Reference`."""
-        return output_head(self.model)
+        with self.model.disable_adapter():
+            return output_head(self.model)
 
 
 class Frozen:

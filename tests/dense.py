@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.data.padded import from_padded
-from lightning_unlearn.forward import Head
+from lightning_unlearn.head import Head
 
 EOS = 1
 VOCABULARY = 53

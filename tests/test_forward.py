@@ -10,7 +10,8 @@ from torch import nn
 from lightning_unlearn import attention, forward
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.data.padded import from_padded
-from lightning_unlearn.forward import Head, evaluating, hidden_states, output_head, token_statistics
+from lightning_unlearn.forward import evaluating, token_statistics
+from lightning_unlearn.head import Head
 from tests.dense import VOCABULARY, as_padded, assert_same_gradients, dense, gradients, make_rows, tiny
 
 SMALL_HEADS = {"head_dim": 4}
@@ -185,22 +186,6 @@ def test_a_custom_module_takes_part_through_two_methods():
     )
 
 
-@pytest.mark.parametrize(("arch", "options"), [("cohere", {"logit_scale": 0.3}), ("granite", {"logits_scaling": 4.0})])
-def test_the_logit_scale_is_applied(arch, options):
-    model, batch = tiny(arch, **options), pack(ROWS)
-    head = output_head(model)
-    assert head.logit_scale == pytest.approx(0.3 if arch == "cohere" else 0.25)
-    ids, mask, place = batch.padded()
-    logits = model(input_ids=ids, attention_mask=mask).logits.flatten(0, 1)[place][batch.target_index]
-    torch.testing.assert_close(head.logits(hidden_states(model, batch)), logits, rtol=0, atol=1e-5)
-
-
-def test_a_soft_cap_is_read_from_the_config():
-    assert output_head(tiny("gemma2", **PADDED["gemma2"])).softcap == 30.0
-    logits = Head(torch.tensor([[100.0]]), softcap=2.0).logits(torch.tensor([[1.0]]))
-    assert logits.item() == pytest.approx(2.0)  # 2 tanh(50)
-
-
 def test_a_head_that_does_not_match_the_logits_is_refused():
     class Halved(type(tiny())):
         def forward(self, *args, **kwargs):
@@ -210,34 +195,6 @@ def test_a_head_that_does_not_match_the_logits_is_refused():
 
     model = Halved(tiny().config).double()
     with pytest.raises(ValueError, match=r"logits of Halved are not its output head .* hidden_states\(\)"):
-        token_statistics(model, pack(ROWS))
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (nn.Linear(2, 2), r"model must be a transformers causal LM.*got Linear"),
-        (tiny("llama").model, r"model must be a transformers causal LM.*got LlamaModel"),
-    ],
-)
-def test_a_module_without_a_head_is_refused(model, message):
-    with pytest.raises(ValueError, match=message):
-        token_statistics(model, pack(ROWS))
-
-
-def test_a_head_with_an_adapter_is_refused():
-    from peft import LoraConfig, get_peft_model
-
-    model = get_peft_model(tiny(), LoraConfig(target_modules=["lm_head"], task_type="CAUSAL_LM"))
-    with pytest.raises(ValueError, match=r"head must be a plain linear layer, got (lora\.)?Linear"):
-        token_statistics(model, pack(ROWS))
-
-
-def test_prompt_learning_is_refused():
-    from peft import PromptTuningConfig, get_peft_model
-
-    model = get_peft_model(tiny(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    with pytest.raises(ValueError, match="prompt-learning adapters are not supported"):
         token_statistics(model, pack(ROWS))
 
 

@@ -235,15 +235,15 @@ def _schedule(
 
 
 def _pass(
-    inputs: _Inputs, labels: Tensor, index: Tensor | None, call: _Call, tiling: Tiling, reference: bool = True
+    inputs: _Inputs, labels: Tensor, index: Tensor | None, call: _Call, tiling: Tiling
 ) -> tuple[Pass, HeadLogits]:
-    """A pass and the source of its model's logits; `reference=False` leaves the reference out."""
+    """A pass and the source of its model's logits."""
     dtype = logit_dtype(inputs.hidden, inputs.weight)
     own, other = inputs.heads(call.transform, index, dtype)
     shared = other is not None and inputs.reference_weight is None
     run = Pass(
         own,
-        other if reference else None,
+        other,
         labels - call.offset,
         tiling,
         dtype,
@@ -274,8 +274,7 @@ class _Recompute(torch.autograd.Function):
         inputs, index = _Inputs(*saved[: len(_Inputs._fields)]), saved[len(_Inputs._fields)]
         summary, kept = engine.unpack(saved[len(_Inputs._fields) + 1 :], call.vocabulary)
         upstream = engine.upstream(call.statistics, grads, index)
-        compares = not REFERENCE_GRADIENT.isdisjoint(upstream)
-        run, own = _pass(inputs, summary.labels, index, call, ctx.tiling, reference=compares)
+        run, own = _pass(inputs, summary.labels, index, call, ctx.tiling)
         gradients = HeadGradients(own, ctx.tiling.rows, ctx.needs_input_grad[:DIFFERENTIABLE])
         with torch.autocast(inputs.hidden.device.type, enabled=False):
             engine.differentiate(run, summary, kept, upstream, gradients.add, call.transform.linear)

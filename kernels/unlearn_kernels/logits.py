@@ -23,7 +23,6 @@ from unlearn_kernels.passes import Pass, RowKernels
 from unlearn_kernels.statistics import (
     NEED_REFERENCE,
     NOT_DIFFERENTIABLE,
-    REFERENCE_GRADIENT,
     TokenStatistics,
     check_statistics,
 )
@@ -184,8 +183,6 @@ class _TokenStatistics(torch.autograd.Function):
         logits, reference, index, *saved = ctx.saved_tensors
         summary, _ = engine.unpack(saved, logits.shape[1])
         upstream = engine.upstream(ctx.call.statistics, grads, index)
-        if REFERENCE_GRADIENT.isdisjoint(upstream):
-            reference = None
         with torch.autocast(logits.device.type, enabled=False):
             gradient = _differentiate(logits, reference, summary, index, upstream, ctx.call)
         return gradient, None, None, None, None

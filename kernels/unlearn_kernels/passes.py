@@ -10,7 +10,7 @@ Shapes: N tokens, V vocabulary; a tile is [rows, columns].
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -200,6 +200,8 @@ def backward_pass(
         kept: the kept tiles and their centres.
         emit: called with (columns, rows, gradient); the gradient's memory is used again afterwards.
     """
+    if coefficients.k is None and coefficients.v is None:
+        run = replace(run, reference=None)  # no gradient that was asked for needs it
     buffers = run.memory()
     split = 2 * run.tiling.kept * len(run.tiling.rows)
     own_kept, reference_kept = iter(kept[:split]), iter(kept[split:])

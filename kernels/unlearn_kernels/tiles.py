@@ -17,7 +17,7 @@ DEFAULT_WORKSPACE_CPU = 256 * 2**20
 DEFAULT_WORKSPACE_DEVICE = 512 * 2**20
 CACHE_CPU = 24 * 2**20  # tiles that stay in the last-level cache make the elementwise passes nearly free
 FAST_COLUMNS = 512  # narrower slices make slow matrix products
-FAST_ROWS = 256  # and so do shorter blocks of tokens
+FAST_ROWS = 128  # and so do shorter blocks of tokens
 DEVICE_ROWS = 128  # a block of tokens is a multiple of what one program of a matrix product covers
 
 

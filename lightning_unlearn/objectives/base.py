@@ -8,7 +8,7 @@ Shapes: N labelled tokens of a batch, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from math import ceil, inf
 from pathlib import Path
@@ -23,11 +23,12 @@ from transformers import get_scheduler
 from lightning_unlearn import resume
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
-from lightning_unlearn.forward import Head, hidden_states, output_head
+from lightning_unlearn.forward import hidden_states
+from lightning_unlearn.head import Head, output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, select_trainable
 from lightning_unlearn.reference import Frozen, Reference, make_reference
-from unlearn_kernels import TokenStatistics, linear_token_statistics
+from unlearn_kernels import TokenStatistics
 
 Batch = PackedBatch | Mapping[str, PaddedRole]
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -191,45 +192,37 @@ class Objective(L.LightningModule):
 
     def outputs(self, batch: PackedBatch) -> Outputs:
         """Run one forward over all roles, and compute each role's statistics."""
-        hidden, head = hidden_states(self.model, batch), output_head(self.model)
-        alone = [role for role in batch.roles if not _compares(self.statistics[role])]
+        head, hidden = output_head(self.model), _by_role(batch, hidden_states(self.model, batch))
+        targets = _by_role(batch, batch.targets)
+        found: dict[str, TokenStatistics] = {}
         compared = [role for role in batch.roles if _compares(self.statistics[role])]
-        found = self._role_statistics(alone, batch, hidden, head) if alone else {}
+        theirs: dict[str, Tensor] = {}
+        reference = None
         if compared:
-            reference = self.reference_model()
-            theirs = reference.head()
-            found |= self._role_statistics(
-                compared,
-                batch,
-                hidden,
-                head,
-                reference_hidden=reference.hidden_states(batch.select(compared)),
-                reference_weight=theirs.weight.detach(),
-                reference_bias=None if theirs.bias is None else theirs.bias.detach(),
+            model, chosen = self.reference_model(), batch.select(compared)
+            theirs, reference = _by_role(chosen, model.hidden_states(chosen)), model.head()
+        for roles in self._groups(batch.roles, head):
+            fields = tuple(dict.fromkeys(field for role in roles for field in self.statistics[role]))
+            options = (
+                {"reference_hidden": _end_to_end(theirs, roles), "reference": reference} if roles[0] in theirs else {}
             )
+            stats = head.statistics(_end_to_end(hidden, roles), _end_to_end(targets, roles), fields, **options)
+            sizes = [len(targets[role]) for role in roles]
+            parts = {field: getattr(stats, field).split(sizes) for field in fields}
+            found |= {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
         return Outputs(batch, found, head.weight.shape[0])
 
-    def _role_statistics(
-        self, roles: list[str], batch: PackedBatch, hidden: Tensor, head: Head, **reference: Tensor | None
-    ) -> dict[str, TokenStatistics]:
-        """Compute the union of the roles' statistics in one call, and cut it by role."""
-        spans = [batch.tokens(role) for role in roles]
-        fields = tuple(dict.fromkeys(field for role in roles for field in self.statistics[role]))
-        whole = len(roles) == len(batch.roles)
-        stats = linear_token_statistics(
-            hidden if whole else torch.cat([hidden[span] for span in spans]),
-            head.weight,
-            batch.targets if whole else torch.cat([batch.targets[span] for span in spans]),
-            statistics=fields,
-            bias=head.bias,
-            softcap=head.softcap,
-            logit_scale=head.logit_scale,
-            ignore_index=None,  # packed targets are all labelled: no need to look, nor to wait for the device
-            **reference,
-        )
-        sizes = [span.stop - span.start for span in spans]
-        parts = {field: getattr(stats, field).split(sizes) for field in fields}
-        return {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
+    def _groups(self, roles: Iterable[str], head: Head) -> list[list[str]]:
+        """Roles whose statistics are computed together.
+
+        A head that trains gets one gradient of its size a group, so only roles without a reference are apart from
+        those with one; a frozen head costs one product for each field of a group, so roles of other fields are apart.
+        """
+        groups: dict[object, list[str]] = {}
+        for role in roles:
+            fields = self.statistics[role]
+            groups.setdefault(_compares(fields) if head.weight.requires_grad else frozenset(fields), []).append(role)
+        return list(groups.values())
 
     def reference_model(self) -> Reference:
         """Return the reference model, made the first time it is asked for (at the latest before training starts).
@@ -367,12 +360,24 @@ def _check_heads(ours: Head, theirs: Head) -> None:
         raise ValueError(
             f"reference must have the model's vocabulary size, soft cap and logit scale {kinds[0]}, got {kinds[1]}"
         )
+    if theirs.adapters:
+        raise ValueError(
+            f"reference must have an output head without adapters (merge them first), got {len(theirs.adapters)}"
+        )
 
 
 def _compares(fields: Iterable[str]) -> bool:
     return any(
         field in {"reference_kl", "reverse_kl", "reference_log_prob", "reference_cross_entropy"} for field in fields
     )
+
+
+def _by_role(batch: PackedBatch, x: Tensor) -> dict[str, Tensor]:
+    return {role: x[batch.tokens(role)] for role in batch.roles}
+
+
+def _end_to_end(parts: Mapping[str, Tensor], roles: Sequence[str]) -> Tensor:
+    return parts[roles[0]] if len(roles) == 1 else torch.cat([parts[role] for role in roles])
 
 
 def _rows(batch: Batch) -> int:

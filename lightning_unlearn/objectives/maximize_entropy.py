@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import from_padded
-from lightning_unlearn.forward import causal_lm
+from lightning_unlearn.head import causal_lm
 from lightning_unlearn.losses import Outputs, RetainTerm
 from lightning_unlearn.objectives.base import Batch, Objective
 

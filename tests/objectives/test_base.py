@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.packing import pack
 from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.head import Head
 from lightning_unlearn.losses import RetainTerm
 from lightning_unlearn.models import Lora
 from lightning_unlearn.objectives import base
@@ -452,3 +453,20 @@ def test_rows_of_numpy_are_not_changed():
     before = [r.input_ids.copy() for r in ROWS["forget"]]
     MaximizeEntropy(tiny(), scope="sequence").losses(pack(ROWS))
     assert all(np.array_equal(r.input_ids, b) for r, b in zip(ROWS["forget"], before, strict=True))
+
+
+@pytest.mark.parametrize(("frozen", "calls"), [(False, [2]), (True, [1, 1])])
+def test_roles_of_other_fields_are_apart_where_the_head_is_frozen(monkeypatch, frozen, calls):
+    """One product of a frozen head for each field of a call; a head that trains has one gradient of its size a call."""
+    model = tiny()
+    model.lm_head.weight.requires_grad_(not frozen)
+    asked = []
+    statistics = Head.statistics
+
+    def noted(self, hidden, targets, fields, **options):
+        asked.append(len(fields))
+        return statistics(self, hidden, targets, fields, **options)
+
+    monkeypatch.setattr(Head, "statistics", noted)
+    MaximizeEntropy(model, retain="nll").losses(pack(ROWS))
+    assert asked == calls

@@ -3,27 +3,36 @@
 import pytest
 import torch
 
+from lightning_unlearn.models import Lora, add_lora
 from tests.dense import assert_same_gradients, tiny
 from tests.objectives.test_steps import NAMES, OBJECTIVES, loader
 from unlearn_kernels import linear_token_statistics
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on a CPU in Triton's interpreter
+LORA = {
+    "all weights": None,
+    "frozen head": Lora(r=2, target_modules=["q_proj"]),
+    "LoRA on the head": Lora(r=2, target_modules=["lm_head", "q_proj"]),
+}
 
 
+@pytest.mark.parametrize("trained", LORA)
 @pytest.mark.parametrize(("cls", "options"), OBJECTIVES, ids=NAMES)
-def test_a_training_step_is_pytorchs(cls, options, monkeypatch):
+def test_a_training_step_is_pytorchs(cls, options, trained, monkeypatch):
+    monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 1)
     batch = next(iter(loader(batch_size=3))).to(DEVICE)
-    found = {}
+    found, schedules = {}, {"torch": [], "triton": []}
     for backend in ("torch", "triton"):
-        calls = []
 
-        def counted(*args, backend=backend, calls=calls, **kwargs):
-            calls.append(backend)
-            return linear_token_statistics(*args, **kwargs, backend=backend)
+        def explained(*args, backend=backend, **kwargs):
+            small = {"workspace_bytes": 3 * len(args[0]) * len(args[1]), "explain": schedules[backend].append}
+            return linear_token_statistics(*args, **kwargs, **small, backend=backend)
 
-        monkeypatch.setattr("lightning_unlearn.objectives.base.linear_token_statistics", counted)
-        model = tiny("gemma2", dtype=torch.float32, final_logit_softcapping=3.0).to(DEVICE)  # a soft cap on the logits
+        monkeypatch.setattr("lightning_unlearn.head.linear_token_statistics", explained)
+        torch.manual_seed(0)
+        model = tiny("gemma2", dtype=torch.float32, final_logit_softcapping=3.0)  # a soft cap on the logits
+        model = (model if LORA[trained] is None else add_lora(model, LORA[trained])).to(DEVICE)
         objective = cls(model, **options)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         for _ in range(2):  # the second step sees what the first changed, and the reference stays behind
@@ -32,8 +41,11 @@ def test_a_training_step_is_pytorchs(cls, options, monkeypatch):
             (2 * losses["loss"]).backward()
             gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
             optimizer.step()
-        assert calls
         found[backend] = losses["loss"].detach(), gradients, {k: x.clone() for k, x in model.state_dict().items()}
+    names = {backend: {schedule.name for schedule in taken} for backend, taken in schedules.items()}
+    for taken in names.values():
+        assert taken <= ({"unit gradients", "recompute"} if trained == "frozen head" else {"recompute"})
+        assert trained != "frozen head" or "unit gradients" in taken
     (loss, gradients, weights), (expected, expected_gradients, expected_weights) = found["triton"], found["torch"]
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert_same_gradients(gradients, expected_gradients, tolerance=1e-4)

@@ -435,7 +435,7 @@ def test_unit_gradients_equal_the_dense_ones(monkeypatch, field, options):
     monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 2)
     tensors, reference, labels = problem()
     upstream = random_upstream((field,))
-    args = (tensors, labels, {**upstream, "top_token": None}, ("hidden",))
+    args = (tensors, labels, {**upstream, "top_token": None, "reference_log_prob": None}, ("hidden",))
     schedules = []
     for workspace in (2000, 3000, 5000):
         explain = {"workspace_bytes": workspace, "explain": schedules.append}

@@ -52,9 +52,9 @@ def test_blocks_cover_everything_within_the_cap_and_are_long_enough(
     tiling = plan_blocks(tokens, vocabulary, demand, device, cap)
     fitting = (cap - min(cap // 4, 24 * 2**20 if device is CPU else cap)) // (8 * vocabulary)
     if tiling is None:
-        assert fitting < max(1, min(tokens, 256))
+        assert fitting < max(1, min(tokens, 128))
         return
-    assert fitting >= max(1, min(tokens, 256))
+    assert fitting >= max(1, min(tokens, 128))
     rows, columns = covers(tiling.rows, tokens), covers(tiling.columns, vocabulary)
     assert tiling.kept == len(tiling.columns)
     assert rows <= max(1, fitting)

@@ -1,0 +1,182 @@
+"""The output head of a causal language model: what turns its last hidden states into statistics of the next token.
+
+Any `nn.Module` takes part: a transformers causal LM, a PEFT model around one (LoRA on the head too), or a module with
+the two methods of `HasTrunk`.
+
+Shapes: N labelled tokens, D hidden size, V vocabulary, r rank of an adapter, B rows, L padded length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from unlearn_kernels import TokenStatistics, linear_token_statistics
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A LoRA adapter of the head: it adds scale * dropout(hidden) A^T B^T to the logits (Hu et al. 2021).
+
+    Attributes:
+        a: [r, D].
+        b: [V, r].
+        scale: alpha / r.
+        dropout: module that hidden states pass first, or None.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float = 1.0
+    dropout: nn.Module | None = None
+
+    def down(self, hidden: Tensor) -> Tensor:
+        """Return scale * dropout(hidden) A^T, [N, r], in the dtype of the hidden states."""
+        hidden_, dtype = hidden.to(self.a.dtype), hidden.dtype
+        if self.dropout is not None:
+            hidden_ = self.dropout(hidden_)
+        return (self.scale * nn.functional.linear(hidden_, self.a)).to(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An output head: logits = softcap(logit_scale * (hidden W^T + adapters + bias)), softcap(z) = c tanh(z / c).
+
+    Attributes:
+        weight: W, [V, D].
+        bias: [V] or None.
+        softcap: c, or None for no cap.
+        logit_scale: factor of the logits.
+        adapters: low-rank adapters that are switched on.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    adapters: tuple[LowRank, ...] = ()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [..., V] of hidden states [..., D]; for checks, never on a training path."""
+        z = nn.functional.linear(hidden, self.weight, self.bias)
+        for adapter in self.adapters:
+            z = z + nn.functional.linear(adapter.down(hidden), adapter.b.to(hidden.dtype))
+        z = self.logit_scale * z
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+    def statistics(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        fields: tuple[str, ...],
+        *,
+        reference_hidden: Tensor | None = None,
+        reference: Head | None = None,
+        **options,
+    ) -> TokenStatistics:
+        """Compute statistics of every target, float32 fields [N].
+
+        Args:
+            hidden: hidden states that predict the targets, [N, D].
+            targets: token ids, none of them ignored, [N].
+            fields: fields of `TokenStatistics`.
+            reference_hidden: the reference model's, [N, D_ref].
+            reference: the reference model's head; one with the same weight serves both models in one product.
+            options: passed on to `unlearn_kernels.linear_token_statistics`.
+        """
+        if reference is not None and reference.weight is not self.weight:
+            options |= {"reference_weight": reference.weight.detach()}
+            options |= {"reference_bias": None if reference.bias is None else reference.bias.detach()}
+        if self.adapters:
+            options |= {"adapter_hidden": torch.cat([adapter.down(hidden) for adapter in self.adapters], dim=-1)}
+            options |= {"adapter_weight": torch.cat([adapter.b for adapter in self.adapters], dim=-1)}
+        return linear_token_statistics(
+            hidden,
+            self.weight,
+            targets,
+            statistics=fields,
+            bias=self.bias,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            reference_hidden=reference_hidden,
+            ignore_index=None,  # packed targets are all labelled: no need to look, nor to wait for the device
+            **options,
+        )
+
+
+@runtime_checkable
+class HasTrunk(Protocol):
+    """What a module that is no transformers model needs to take part."""
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return hidden states [B, L, D] after the last norm, for right-padded ids and mask [B, L]."""
+        ...
+
+    def output_head(self) -> Head:
+        """Return the output head."""
+        ...
+
+
+def causal_lm(model: nn.Module) -> nn.Module:
+    """Return the causal LM inside a PEFT model (adapters stay active), or the module itself.
+
+    Raises:
+        ValueError: for prompt learning, whose virtual tokens live outside the inner model.
+    """
+    if not hasattr(model, "get_base_model"):
+        return model
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:
+        raise ValueError(f"model: prompt-learning adapters are not supported, got {config.peft_type}")
+    return model.get_base_model()
+
+
+def output_head(model: nn.Module) -> Head:
+    """Return the output head of a causal LM, with the adapters of it that are switched on.
+
+    Raises:
+        ValueError: if the module has none, or one that is neither a linear layer nor LoRA on one.
+    """
+    inner = causal_lm(model)
+    if isinstance(inner, HasTrunk):
+        return inner.output_head()
+    layer = inner.get_output_embeddings() if isinstance(inner, PreTrainedModel) else None
+    if layer is None:
+        raise ValueError(
+            "model must be a transformers causal LM, a PEFT model of one, or a module with hidden_states() and "
+            f"output_head(), got {type(inner).__name__}"
+        )
+    layer, adapters = _without_adapters(layer)
+    if type(layer) is not nn.Linear:
+        raise ValueError(f"model: the output head must be a linear layer, or LoRA on one, got {type(layer).__name__}")
+    config = inner.config.get_text_config()
+    scale = 1.0 / getattr(config, "logits_scaling", 1.0)  # Granite divides, Cohere multiplies
+    scale *= getattr(config, "logit_scale", None) or 1.0
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(layer.weight, layer.bias, softcap, scale, adapters)
+
+
+def _without_adapters(layer: nn.Module) -> tuple[nn.Module, tuple[LowRank, ...]]:
+    """The linear layer inside a LoRA layer, and the adapters of it that take part; any other layer as it is."""
+    from peft.tuners.lora import Linear
+
+    if not isinstance(layer, Linear):
+        return layer, ()
+    if layer.disable_adapters or layer.merged:
+        return layer.base_layer, ()
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    other = [name for name in active if name in layer.lora_variant or layer.lora_B[name].bias is not None]
+    if other:
+        kind = type(layer.lora_variant[other[0]]).__name__ if other[0] in layer.lora_variant else "lora_bias"
+        raise ValueError(
+            "model: adapters of the output head must be plain LoRA (no DoRA or other variant, no bias), got "
+            f"{kind} in {other[0]!r}"
+        )
+    return layer.base_layer, tuple(
+        LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], layer.lora_dropout[name])
+        for name in active
+    )
