@@ -253,7 +253,7 @@ def test_strided_logits(make):
 
 
 @pytest.mark.parametrize("needs", [(0,), (1,), (2,), (0, 2)])
-def test_any_part_may_be_frozen_and_tied(needs):
+def test_any_part_may_be_frozen(needs):
     leaves, rest = linear_case()
     results = []
     for options in ({"backend": "triton"}, {"backend": "torch"}):
@@ -263,6 +263,39 @@ def test_any_part_may_be_frozen_and_tied(needs):
             torch.autograd.grad(record.log_prob.sum() + record.reference_kl.sum(), [parts[i] for i in needs])
         )
     assert_same([results[0]], [results[1]])
+
+
+def test_tied_weights():
+    embedding, tokens, labels = random(V, D), random_labels(N, V, 1), random_labels(N, V)
+
+    def gradient(function, **options):
+        weight = embedding.clone().requires_grad_()
+        hidden = weight[tokens] * 2
+        options |= {"statistics": ("log_prob", "reference_kl"), "reference_hidden": hidden.detach() * 0.5}
+        record = function(hidden, weight, labels, **options)
+        return torch.autograd.grad(record.log_prob.sum() + record.reference_kl.sum(), weight)[0]
+
+    ours = gradient(linear_token_statistics, backend="triton")
+    torch.testing.assert_close(ours, gradient(dense_linear_token_statistics), rtol=2e-5, atol=2e-5)
+
+
+def test_strided_hidden_states_head_and_bias():
+    leaves, rest = linear_case()
+    rest |= {name: x.t().contiguous().t() for name, x in rest.items() if x.dim() == 2}
+    strided = [
+        leaves[0].t().contiguous().t(),
+        torch.stack([leaves[1]] * 2, 2)[..., 0],
+        torch.stack([leaves[2]] * 2, 1)[:, 0],
+    ]
+    assert not any(x.is_contiguous() for x in strided)
+
+    def results(leaves, function, **options):
+        parts = [x.detach().requires_grad_() for x in leaves]
+        record = with_bias(function)(*parts, statistics=("log_prob", "reverse_kl"), **rest, **options)
+        return torch.autograd.grad(record.log_prob.sum() + record.reverse_kl.sum(), parts)
+
+    ours = results(strided, linear_token_statistics, backend="triton")
+    assert_same([ours], [results(leaves, dense_linear_token_statistics)])
 
 
 def test_same_model_as_reference_gives_exact_zeros():
