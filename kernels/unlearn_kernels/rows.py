@@ -181,6 +181,7 @@ def row_sums(
     """
     sums, indices = _new_sums(logits, reference, labels, index)
     columns, reference_stride = logits.shape[1], 0 if reference is None else reference.stride(0)
+    labels, rows = _dense(labels, rows)
     if len(labels):
         with torch.cuda.device_of(logits):  # a kernel is launched on the current device; nothing happens on a CPU
             _sums_kernel[(len(labels),)](
@@ -201,6 +202,11 @@ def _(
 def _new_sums(logits: Tensor, reference: Tensor | None, labels: Tensor, index: bool) -> tuple[Tensor, Tensor]:
     sums = logits.new_empty((7 if reference is None else 13, len(labels)), dtype=torch.float32)
     return sums, torch.empty_like(labels if index else labels[:0])
+
+
+def _dense(*vectors: Tensor | None) -> list[Tensor | None]:
+    """Vectors of stride 1, as the kernels read them; the upstream gradient of a sum has stride 0."""
+    return [None if x is None else x.contiguous() for x in vectors]
 
 
 def blocks(columns: int) -> dict[str, int | bool]:
@@ -306,12 +312,14 @@ def row_gradient(
     logits = out if logits is None else logits
     tokens, columns = len(labels), logits.shape[1]
     options, reference_stride = blocks(columns), 0 if reference is None else reference.stride(0)
+    vectors = _dense(
+        labels, rows, maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
+        hot, hot_value, second_hot, second_hot_value,
+    )  # fmt: skip
     if tokens:
         with torch.cuda.device_of(logits):
             _gradient_kernel[(tokens, triton.cdiv(columns, options["BLOCK"]))](
-                out, logits, reference, labels, rows,
-                maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
-                hot, hot_value, second_hot, second_hot_value,
+                out, logits, reference, *vectors,
                 columns, start, out.stride(0), logits.stride(0), reference_stride, cap, **options,
             )  # fmt: skip
 

@@ -280,6 +280,20 @@ def test_every_field_from_few_tokens_negative_logits_and_columns_beyond_two_bloc
             torch.testing.assert_close(a.to(t.dtype), t, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("field", [name for name in FIELDS if name not in NOT_DIFFERENTIABLE])
+def test_upstream_gradients_and_labels_of_any_stride(field, of_logits):
+    z, r = random(4, 23), random(4, 23, seed=1)
+    labels = torch.stack([random_labels(4, 23), torch.full((4,), 10**9, device=DEVICE)], 1)[:, 0]
+    weights = torch.stack([torch.tensor([2.0, 3.0, 5.0, 7.0], device=DEVICE)] * 2, 1)[:, 0]
+    for upstream in (weights, torch.tensor(2.0, device=DEVICE).expand(4)):  # autograd's of a sum is of stride 0
+        gradients = []
+        for function, dtype in ((of_logits, torch.float32), (dense_token_statistics, torch.float64)):
+            leaf = z.to(dtype).requires_grad_()
+            s = function(leaf, labels, statistics=(field,), reference_logits=r.to(dtype))
+            gradients += torch.autograd.grad(getattr(s, field), leaf, upstream.to(dtype))
+        torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-5, atol=1e-6)
+
+
 def test_every_label_ignored(of_logits):
     z, labels = random(3, 23), torch.full((3,), -100, device=DEVICE)
     for field in FIELDS:
