@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from unlearn_kernels import head, linear_token_statistics, token_statistics
+from unlearn_kernels import head, linear_token_statistics, tiles, token_statistics
 from unlearn_kernels.reference import dense_linear_token_statistics, dense_token_statistics
 from unlearn_kernels.statistics import FIELDS, NOT_DIFFERENTIABLE
 
@@ -137,6 +137,23 @@ def test_error_with_bfloat16_operands_is_at_most_twice_plain_pytorchs(name, work
     assert_at_most_twice_plain_pytorchs(ours, *arguments, reference_hidden=reference)
 
 
+@pytest.mark.usefixtures("bfloat16_operands")
+@pytest.mark.parametrize("name", REGIMES)
+def test_error_of_unit_gradients_is_at_most_twice_plain_pytorchs(name, monkeypatch):
+    """A frozen head and more tokens than one block."""
+    monkeypatch.setattr(tiles, "FAST_ROWS", 8)
+    hidden, weight, labels, reference = regime(name, 64)
+    weight, schedules = weight.bfloat16(), []
+
+    def of_hidden(function, **options):
+        return lambda hidden, labels, **rest: function(hidden, weight.to(hidden.dtype), labels, **rest, **options)
+
+    ours = of_hidden(linear_token_statistics, workspace_bytes=2**18, explain=schedules.append)
+    arguments = (of_hidden(dense_linear_token_statistics), [hidden], labels, torch.bfloat16)
+    assert_at_most_twice_plain_pytorchs(ours, *arguments, reference_hidden=reference)
+    assert {schedule.name for schedule in schedules} == {"unit gradients", "no gradient"}
+
+
 # --- what rounding destroys elsewhere ---
 
 
@@ -232,13 +249,15 @@ def test_small_probabilities_are_not_dropped(of_logits):
 
 
 @pytest.mark.usefixtures("bfloat16_operands")
-@pytest.mark.parametrize(("n", "v", "of_weight"), [(4, 16411, False), (1024, 520, True)])
-def test_gradients_are_summed_over_tiles_in_float32(n, v, of_weight):  # by `head.py`, whatever the backend
+@pytest.mark.parametrize(("n", "v", "workspace", "of_weight"), [(4, 16411, 2**16, False), (1024, 520, 2**18, True)])
+def test_gradients_are_summed_over_tiles_in_float32(n, v, workspace, of_weight):  # by `head.py`, whatever the backend
     hidden, weight, labels = random(n, D).bfloat16(), (random(v, D, seed=1) / D**0.5).bfloat16(), random_labels(n, v)
     leaves, part = [hidden.double(), weight.double()], 1 + of_weight
     truth = results(dense_linear_token_statistics, leaves, labels, "entropy")[part]
-    options = {"workspace_bytes": 2**18}  # slices of some 500 columns, blocks of some 30 tokens
+    schedules = []
+    options = {"workspace_bytes": workspace, "explain": schedules.append}
     ours = results(linear_token_statistics, [hidden, weight], labels, "entropy", **options)[part]
+    assert len(schedules[0].tiling.rows if of_weight else schedules[0].tiling.columns) >= 32
     assert relative(ours, truth) < 0.003  # operands and result are rounded; 0.006 where the sum is, tile after tile
 
 
