@@ -67,7 +67,7 @@ class Coefficients:
         v: factor of e_v delta_v.
         k: factor of p_v - q_v.
         c: constant over the vocabulary.
-        shift: delta_v = (d_v of the model - d_v of the reference) + shift; None without a reference.
+        gap: delta_v = (z_v - r_v) - gap; None without a reference.
         q_scale: the reference's p_scale; None without one.
         reference_centre: the reference's centre; None without one.
         one_hots: (column, value) pairs to add.
@@ -82,7 +82,7 @@ class Coefficients:
     v: Tensor | None = None
     k: Tensor | None = None
     c: Tensor | None = None
-    shift: Tensor | None = None
+    gap: Tensor | None = None
     q_scale: Tensor | None = None
     reference_centre: Tensor | None = None
     one_hots: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -239,7 +239,7 @@ class Summary:
 
     def _add_reference(self, result: Coefficients, upstream: Mapping[str, Tensor], reference: Side) -> None:
         p_label, delta = self.margin.sigmoid(), known(self.label_gap) - self.partition_gap  # log p_y - log q_y
-        result.shift = (self.own.others.maximum - reference.others.maximum) - self.partition_gap
+        result.gap = self.partition_gap
         result.q_scale = (-_margin(reference)).sigmoid() / reference.others.total
         result.reference_centre = reference.others.maximum
         if "reverse_kl" in upstream:

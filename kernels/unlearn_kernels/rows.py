@@ -218,7 +218,7 @@ def blocks(columns: int) -> dict[str, int | bool]:
 @triton.jit(do_not_specialize=["start"])
 def _gradient_kernel(
     out, logits, reference, labels, rows,
-    maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
+    maximum, label_gradient, a, b, c, v, k, gap, p_scale, q_scale, reference_maximum,
     hot, hot_value, second_hot, second_hot_value,
     columns, start, out_stride, stride, reference_stride, cap, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -238,7 +238,7 @@ def _gradient_kernel(
     if reference is not None:
         r = tl.load(reference + row * reference_stride + column, mask=inside, other=0.0).to(tl.float32)
         r_d = r - tl.load(reference_maximum + token)
-        delta = (d - r_d) + tl.load(shift + token)  # log p - log q
+        delta = (z - r) - tl.load(gap + token)  # log p - log q
         if v is not None:
             gradient += tl.load(v + token) * delta
     gradient *= e
@@ -274,7 +274,7 @@ def row_gradient(
     c: Tensor | None,
     v: Tensor | None,
     k: Tensor | None,
-    shift: Tensor | None,
+    gap: Tensor | None,
     p_scale: Tensor | None,
     q_scale: Tensor | None,
     reference_maximum: Tensor | None,
@@ -300,7 +300,7 @@ def row_gradient(
         c: see `a`.
         v: see `a`.
         k: see `a`.
-        shift: see `a`.
+        gap: see `a`.
         p_scale: see `a`.
         q_scale: see `a`.
         reference_maximum: centre of the reference's d, [N].
@@ -313,7 +313,7 @@ def row_gradient(
     tokens, columns = len(labels), logits.shape[1]
     options, reference_stride = blocks(columns), 0 if reference is None else reference.stride(0)
     vectors = _dense(
-        labels, rows, maximum, label_gradient, a, b, c, v, k, shift, p_scale, q_scale, reference_maximum,
+        labels, rows, maximum, label_gradient, a, b, c, v, k, gap, p_scale, q_scale, reference_maximum,
         hot, hot_value, second_hot, second_hot_value,
     )  # fmt: skip
     if tokens:

@@ -84,15 +84,19 @@ def differentiate_tile(
         dtype: dtype of the result.
     """
     shape = tile.shape
+    delta = None
+    if other is not None and not (part.v is None and part.k is None):
+        gap = known(part.gap) if centre is None else known(part.gap) - (centre - known(other_centre))
+        delta = torch.sub(tile, other, out=buffers.tile(3, *shape)).sub_(gap.unsqueeze(1))
     d = _recentred(tile, centre, part.centre, buffers.tile(0, *shape))
     work, label = buffers.tile(2, *shape), Column(labels, start, shape[1])
     label.fill_(d, part.label_logit - part.centre)
     slope = None if cap is None else _slope(d, part.centre, cap)
-    if other is None or (part.v is None and part.k is None):
+    if delta is None:
         _own_gradient(d, part, work)
     else:
-        r = _recentred(other, other_centre, known(part.reference_centre), buffers.tile(1, *shape))
-        _gradient_with_reference(d, r, part, work, buffers.tile(3, *shape))
+        r = _recentred(known(other), other_centre, known(part.reference_centre), buffers.tile(1, *shape))
+        _gradient_with_reference(d, r, delta, part, work)
     if part.c is not None:
         d.add_(part.c.unsqueeze(1))
     label.fill_(d, part.label)
@@ -121,12 +125,11 @@ def _own_gradient(tile: Tensor, part: Coefficients, work: Tensor) -> None:
         tile.exp_().mul_(work)
 
 
-def _gradient_with_reference(tile: Tensor, other: Tensor, part: Coefficients, work: Tensor, delta: Tensor) -> None:
+def _gradient_with_reference(tile: Tensor, other: Tensor, delta: Tensor, part: Coefficients, work: Tensor) -> None:
     """Replace centred logits d by e^d (a + b d + v delta) + k (p - q), with p - q = (p + q) tanh(delta / 2).
 
     The identity is the expm1 of the log ratio without its overflow: exact where p and q are close, bounded where not.
     """
-    torch.sub(tile, other, out=delta).add_(known(part.shift).unsqueeze(1))
     if part.a is not None:
         work.copy_(part.a.unsqueeze(1))
         for factor, operand in ((part.b, tile), (part.v, delta)):

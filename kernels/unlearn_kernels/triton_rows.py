@@ -123,7 +123,7 @@ def vectors(part: Coefficients) -> dict[str, Tensor | None]:
         "c": part.c,
         "v": part.v,
         "k": part.k,
-        "shift": part.shift,
+        "gap": part.gap,
         "p_scale": part.p_scale if both else None,
         "q_scale": part.q_scale if both else None,
         "reference_maximum": part.reference_centre,

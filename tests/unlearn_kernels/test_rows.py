@@ -214,7 +214,7 @@ def test_offsets_beyond_31_bits():
 
 # --- gradient ---
 
-TERMS = ("a", "b", "c", "v", "k", "shift", "p_scale", "q_scale", "reference_maximum")
+TERMS = ("a", "b", "c", "v", "k", "gap", "p_scale", "q_scale", "reference_maximum")
 
 
 def empty_terms():
@@ -238,7 +238,8 @@ def gradient_problem(n, c, dtype=torch.float32):
     vectors = {name: torch.randn(n, generator=generator).to(DEVICE) for name in ("a", "b", "c", "v", "k")}
     p, q = z.float().softmax(1).amax(1), r.float().softmax(1).amax(1)  # e^d p_scale with d around the maximum
     maxima = {"maximum": z.float().amax(1), "reference_maximum": r.float().amax(1)}
-    vectors |= {"p_scale": p, "q_scale": q, "shift": p.log() - q.log(), **maxima}
+    vectors |= {"p_scale": p, "q_scale": q, **maxima}
+    vectors["gap"] = (maxima["maximum"] - p.log()) - (maxima["reference_maximum"] - q.log())
     vectors |= {"hot_value": vectors["a"] + 1, "second_hot_value": vectors["a"] + 2}
     vectors |= {"hot": torch.arange(n, device=DEVICE) % c, "second_hot": torch.arange(n, device=DEVICE) * 31}
     return z, r, labels, vectors
@@ -254,7 +255,7 @@ def gradient_definition(z, r, labels, terms, vectors, cap=None):
 
     d = z - vectors["maximum"].double().cpu()[:, None]
     r_d = r - vectors["reference_maximum"].double().cpu()[:, None]
-    delta = d - r_d + vectors["shift"].double().cpu()[:, None]
+    delta = z - r - vectors["gap"].double().cpu()[:, None]
     out = d.exp() * (t("a") + t("b") * d + t("v") * delta) + t("c")
     if terms["k"] is not None:
         out = out + t("k") * (d.exp() * t("p_scale") - r_d.exp() * t("q_scale"))
@@ -268,7 +269,7 @@ def gradient_definition(z, r, labels, terms, vectors, cap=None):
 
 def chosen(vectors, names):
     """The vectors of some terms, with those that they need beside them."""
-    beside = {"v": ("shift",), "k": ("shift", "p_scale", "q_scale"), "hot": ("hot_value",)}
+    beside = {"v": ("gap",), "k": ("gap", "p_scale", "q_scale"), "hot": ("hot_value",)}
     beside["second_hot"] = ("second_hot_value",)
     needed = {x for name in names for x in (name, *beside.get(name, ()))}
     needed |= {"reference_maximum"} if needed & {"v", "k"} else set()
@@ -319,12 +320,12 @@ def test_gradient_writes_its_rows_alone_and_counts_columns_from_the_start():
 def test_the_same_model_gives_exact_zeros_and_far_models_no_overflow():
     z = torch.tensor([[0.0, 1.0, -2.0]], device=DEVICE)
     one = torch.ones(1, device=DEVICE)
-    terms = {**empty_terms(), "k": one, "p_scale": one, "q_scale": one, "shift": 0 * one, "reference_maximum": one}
+    terms = {**empty_terms(), "k": one, "p_scale": one, "q_scale": one, "gap": 0 * one, "reference_maximum": one}
     labels = torch.tensor([-1], device=DEVICE)
     out = gradient(z, z, labels, terms, maximum=one, out=torch.empty_like(z))
     assert out.tolist() == [[0.0, 0.0, 0.0]]
     r = torch.tensor([[-900.0, 1.0, 900.0]], device=DEVICE)
-    terms["reference_maximum"] = 900 * one
+    terms |= {"reference_maximum": 900 * one, "gap": -899 * one}
     out = gradient(z, r, labels, terms, maximum=one, out=torch.empty_like(z))
     torch.testing.assert_close(out.cpu(), torch.tensor([[torch.e**-1, 1.0, torch.e**-3 - 1]]))
 
