@@ -89,15 +89,17 @@ def sums_configuration(fields: tuple[str, ...], dtype: str, columns: int, aligne
     return Configuration("sums", tuple(types.items()), tuple(flags.items()), columns, aligned)
 
 
-def gradient_configuration(fields: tuple[str, ...], dtype: str, columns: int, aligned: bool) -> Configuration:
-    """The backward kernel as a set of fields takes it, with the soft cap."""
+def gradient_configuration(
+    fields: tuple[str, ...], dtype: str, columns: int, aligned: bool, out: str | None = None
+) -> Configuration:
+    """The backward kernel as a set of fields takes it, with the soft cap; `out` is the gradient's dtype."""
     z, labels = torch.randn(1, 4), torch.tensor([1])
     sides: tuple[Side, Side | None] = summarise_tile(
         z, z.clone(), labels, 0, wanted_sums(fields), Buffers(4, z.dtype, z.device)
     )
     upstream = {name: torch.ones(1) for name in fields if name not in NOT_DIFFERENTIABLE}
     vectors = triton_rows.vectors(Summary(*sides, labels, 4).coefficients(upstream))
-    types = {"out": f"*{dtype}", "out_stride": "i32", "cap": "fp32", "rows": "*i64", **_inputs(dtype)}
+    types = {"out": f"*{out or dtype}", "out_stride": "i32", "cap": "fp32", "rows": "*i64", **_inputs(dtype)}
     types |= {name: "*i64" if x.dtype == torch.int64 else "*fp32" for name, x in vectors.items() if x is not None}
     types |= _reference(dtype) if REFERENCE_GRADIENT & {*fields} else {}
     return Configuration("gradient", tuple(types.items()), (), columns, aligned)
@@ -170,13 +172,16 @@ def configurations(complete: bool, sets: list[str]) -> Iterator[tuple[str, str, 
         fields = SETS[name]
         if make is gradient_configuration and NOT_DIFFERENTIABLE.issuperset(fields):
             continue
-        configuration = make(fields, DTYPES[dtype], columns, aligned)
-        if configuration not in seen:
-            seen.add(configuration)
-            block = rows.blocks(columns)
-            place = ", one column" if columns == 1 else "" if aligned else ", unaligned"
-            label = f"{configuration.kernel}: {name}{place}"
-            yield label, f"{dtype}, {block['BLOCK']} x {block['num_warps']}", configuration
+        made = {dtype: make(fields, DTYPES[dtype], columns, aligned)}
+        if make is gradient_configuration and dtype == "float32":  # as products with a bfloat16 head take it
+            made["float32 to bfloat16"] = gradient_configuration(fields, "fp32", columns, aligned, "bf16")
+        for types, configuration in made.items():
+            if configuration not in seen:
+                seen.add(configuration)
+                block = rows.blocks(columns)
+                place = ", one column" if columns == 1 else "" if aligned else ", unaligned"
+                label = f"{configuration.kernel}: {name}{place}"
+                yield label, f"{types}, {block['BLOCK']} x {block['num_warps']}", configuration
 
 
 def table(complete: bool, sets: list[str], targets: list[str]) -> tuple[str, list[str]]:

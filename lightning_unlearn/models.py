@@ -168,12 +168,17 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
             weight = module.get_base_layer().weight
             delta = sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
             state[f"{name}.weight"] = (weight + delta).detach().to(weight.dtype)
-    inner = causal_lm(model)
+    inner, adapted = causal_lm(model), set(state)
     for name, value in inner.state_dict().items():
         if "lora_" not in name:
             state.setdefault(name.replace(".base_layer", ""), value)
-    tied = set(getattr(inner, "_tied_weights_keys", None) or ()) if inner.config.tie_word_embeddings else set()
-    inner.save_pretrained(folder, state_dict={name: value for name, value in state.items() if name not in tied})
+    tied = dict(getattr(inner, "_tied_weights_keys", None) or {}) if inner.config.tie_word_embeddings else {}
+    untie = not adapted.isdisjoint(tied.keys() | set(tied.values()))  # an adapter on one of two tied weights
+    inner.save_pretrained(folder, state_dict={name: x for name, x in state.items() if untie or name not in tied})
+    if untie:
+        config = copy.deepcopy(inner.config)
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+        config.save_pretrained(folder)
 
 
 def _is_plain_lora(model: nn.Module) -> bool:

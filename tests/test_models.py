@@ -223,6 +223,22 @@ def test_save_merges_into_tied_embeddings(tmp_path):
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_on_one_of_two_tied_weights_unties_what_is_saved(tmp_path, arch, target):
+    model = add_lora(tiny(arch, dtype=torch.float32, tie_word_embeddings=True), Lora(r=2, target_modules=[target]))
+    model.eval()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    save_model(model, None, tmp_path)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert not merged.config.tie_word_embeddings
+    assert not torch.equal(merged.lm_head.weight, merged.model.embed_tokens.weight)
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-4, atol=1e-4)
+    assert model.get_base_model().config.tie_word_embeddings
+
+
 @pytest.mark.parametrize(
     "options",
     [{"use_dora": True}, {"lora_bias": True}, {"modules_to_save": ["lm_head"]}, {"bias": "lora_only"}],

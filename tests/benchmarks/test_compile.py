@@ -27,7 +27,9 @@ def table(*options):
 
 def test_the_lightest_and_the_heaviest_kernels():
     rows = table("--fields", "log_prob", "all")
-    assert len(rows) == 16  # two kernels, two dtypes; slices of many columns and of one
+    assert (
+        len(rows) == 20
+    )  # two kernels, two dtypes and a gradient from one to the other; slices of many columns and of one
     for row in rows:
         resources = re.findall(r"(\d+) / (\d+)", row)
         assert len(resources) == 4  # sm_80, sm_90, sm_100, gfx942
