@@ -1,234 +1,130 @@
-"""Time and memory of the token statistics against plain PyTorch: `python -m benchmarks.kernels --help`.
+"""Time, memory and error of the token statistics and of their peers: `python -m benchmarks.kernels --help`.
 
-One value-and-backward step per measurement, the same inputs for every implementation, implementations taken in turn so
-that a busy machine slows all alike. Memory is the peak of live tensors beyond inputs and gradients. One JSON line a
-measurement goes to `--output`; a table of ratios is printed.
+One table a run, the same inputs for every implementation. `benchmarks/results/kernels.md` says what the columns mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
+import shlex
+import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from datetime import date
+from itertools import product
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from unlearn_kernels import linear_token_statistics, token_statistics
-from unlearn_kernels.reference import dense_linear_token_statistics, dense_token_statistics
-from unlearn_kernels.statistics import FIELDS, NEED_REFERENCE, NOT_DIFFERENTIABLE
+from benchmarks import plots, tables
+from benchmarks.cases import DTYPES, HEADS, LOGITS, OPERATIONS, PRESETS, Case
+from benchmarks.measure import Result, measure
+from benchmarks.peers import IMPLEMENTATIONS
+from benchmarks.targets import cpu_targets, gpu_targets
+from benchmarks.timing import trace_steps
 
-OPERATIONS: dict[str, tuple[str, ...]] = {
-    "log_prob": ("log_prob",),
-    "log_prob+entropy": ("log_prob", "entropy"),
-    "uniform_kl": ("uniform_kl",),
-    "reference_kl": ("reference_kl",),
-    "all": FIELDS,
-}
-HIDDEN_IMPLEMENTATIONS = {"unlearn_kernels": linear_token_statistics, "pytorch": dense_linear_token_statistics}
-LOGITS_IMPLEMENTATIONS = {"unlearn_kernels": token_statistics, "pytorch": dense_token_statistics}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table: an operation on one shape."""
-
-    operation: str
-    source: str  # "hidden" or "logits"
-    head: str  # "trainable" or "frozen"
-    ignored: float  # share of ignored tokens
-    tokens: int
-    hidden: int
-    vocabulary: int
-    dtype: str
-    device: str
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one implementation took for a case."""
-
-    implementation: str
-    median_seconds: float
-    p20_seconds: float
-    p80_seconds: float
-    peak_bytes: int
-    gemm_seconds: float  # one bare product of the head
-    threads: int
-
-
-class PeakMemory(TorchDispatchMode):
-    """Tracks the bytes of live tensors made while it is on; `peak` is their maximum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        inputs = {x.untyped_storage()._cdata for x in _tensors((args, kwargs))}
-        for x in _tensors(result):
-            storage = x.untyped_storage()
-            if storage._cdata not in inputs:
-                self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.live = {key: (ref, size) for key, (ref, size) in self.live.items() if not ref.expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
-        return result
-
-
-def _tensors(x: object) -> Iterator[Tensor]:
-    if isinstance(x, Tensor):
-        yield x
-    elif isinstance(x, dict):
-        yield from _tensors(tuple(x.values()))
-    elif isinstance(x, (tuple, list)):
-        for item in x:
-            yield from _tensors(item)
-
-
-def steps(case: Case) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
-    """A function a implementation that runs value and backward once and returns the gradients."""
-    torch.manual_seed(0)
-    options = {"dtype": getattr(torch, case.dtype), "device": case.device}
-    hidden = torch.randn(case.tokens, case.hidden, **options)
-    weight = torch.randn(case.vocabulary, case.hidden, **options) / case.hidden**0.5
-    labels = torch.randint(case.vocabulary, (case.tokens,), device=case.device)
-    labels[: int(case.tokens * case.ignored)] = -100
-    fields = OPERATIONS[case.operation]
-    extra: dict[str, object] = {"statistics": fields}
-    if case.source == "hidden":
-        implementations: dict[str, Callable] = HIDDEN_IMPLEMENTATIONS
-        inputs = (hidden.requires_grad_(), weight.requires_grad_(case.head == "trainable"))
-        if NEED_REFERENCE & set(fields):
-            extra["reference_hidden"] = torch.randn(case.tokens, case.hidden, **options)
-    else:
-        implementations = LOGITS_IMPLEMENTATIONS
-        inputs = ((hidden @ weight.t()).requires_grad_(),)
-        if NEED_REFERENCE & set(fields):
-            extra["reference_logits"] = torch.randn(case.tokens, case.vocabulary, **options)
-    leaves = [x for x in inputs if x.requires_grad]
-
-    def step(implementation: Callable) -> tuple[Tensor, ...]:
-        record = implementation(*inputs, labels, **extra)
-        loss = sum(getattr(record, name).mean() for name in fields if name not in NOT_DIFFERENTIABLE)
-        return torch.autograd.grad(loss, leaves)
-
-    return {name: lambda f=function: step(f) for name, function in implementations.items()}
-
-
-def seconds(function: Callable[[], object], device: str) -> float:
-    """Wall-clock seconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak_bytes(function: Callable[[], tuple[Tensor, ...]], device: str) -> int:
-    """Peak memory of one call beyond what it was given and what it returns."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        gradients = function()
-        peak = torch.cuda.max_memory_allocated() - before
-    else:
-        with PeakMemory() as memory:
-            gradients = function()
-        peak = memory.peak
-    return peak - sum(g.numel() * g.element_size() for g in gradients)
-
-
-def gemm_seconds(case: Case, repeats: int) -> float:
-    """Median seconds of one product of the head, [N, D] by [D, V]."""
-    options = {"dtype": getattr(torch, case.dtype), "device": case.device}
-    a, b = torch.randn(case.tokens, case.hidden, **options), torch.randn(case.hidden, case.vocabulary, **options)
-    out = torch.empty(case.tokens, case.vocabulary, **options)
-    return statistics.median(seconds(lambda: torch.mm(a, b, out=out), case.device) for _ in range(repeats))
-
-
-def measure(case: Case, repeats: int) -> list[Measurement]:
-    """Measure every implementation of a case, in turn, after one call to warm up.
-
-    Args:
-        case: what to run.
-        repeats: timed calls an implementation.
-    """
-    functions = steps(case)
-    peaks = {name: peak_bytes(function, case.device) for name, function in functions.items()}
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            times[name].append(seconds(function, case.device))
-    gemm = gemm_seconds(case, repeats)
-    measurements = []
-    for name, taken in times.items():
-        p20, p50, p80 = torch.quantile(torch.tensor(taken, dtype=torch.float64), torch.tensor([0.2, 0.5, 0.8]).double())
-        parts = (float(p50), float(p20), float(p80), peaks[name], gemm, torch.get_num_threads())
-        measurements.append(Measurement(name, *parts))
-    return measurements
-
-
-HEADER = (
-    f"{'operation':<18}{'from':<8}{'head':<11}{'ignored':>8}{'ours ms [p20 p80]':>24}{'pytorch ms':>12}{'faster':>8}"
-)
-HEADER += f"{'GEMMs':>7}{'ours MB':>9}{'pytorch MB':>12}{'smaller':>9}"
-
-
-def table_row(case: Case, measurements: list[Measurement]) -> str:
-    """One line: times, their ratio, our time in bare products of the head, memory and its ratio."""
-    ours, dense = measurements
-    spread = f"{ours.median_seconds * 1e3:.1f} [{ours.p20_seconds * 1e3:.1f} {ours.p80_seconds * 1e3:.1f}]"
-    line = f"{case.operation:<18}{case.source:<8}{case.head:<11}{case.ignored:>8.0%}{spread:>24}"
-    line += f"{dense.median_seconds * 1e3:>12.1f}{dense.median_seconds / ours.median_seconds:>7.2f}x"
-    line += (
-        f"{ours.median_seconds / ours.gemm_seconds:>7.1f}{ours.peak_bytes / 1e6:>9.1f}{dense.peak_bytes / 1e6:>12.1f}"
-    )
-    return line + f"{dense.peak_bytes / max(1, ours.peak_bytes):>8.1f}x"
-
-
-def cases(arguments: argparse.Namespace) -> Iterator[Case]:
-    """The cases that the command line asks for."""
-    shape = (arguments.tokens, arguments.hidden, arguments.vocabulary, arguments.dtype, arguments.device)
-    for ignored in arguments.ignored:
-        for operation in arguments.operations:
-            for head in arguments.heads:
-                yield Case(operation, "hidden", head, ignored, *shape)
-            if arguments.logits:
-                yield Case(operation, "logits", "-", ignored, *shape)
+CPU_PRESETS, GPU_PRESETS = ["small", "sweep"], ["gpu-sweep", "gpu-logits", "gpu"]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line; the shape is small unless there is a GPU."""
+    """Read the command line; what has no default follows from the presets."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.kernels",
-        description="Time and memory of the token statistics against plain PyTorch.",
+        description="Time, memory and error of the token statistics against plain PyTorch and other projects' kernels.",
     )
-    parser.add_argument("--tokens", type=int, default=8192 if cuda else 256, help="N (default %(default)s)")
-    parser.add_argument("--hidden", type=int, default=4096 if cuda else 256, help="D (default %(default)s)")
-    parser.add_argument("--vocabulary", type=int, default=128256 if cuda else 32000, help="V (default %(default)s)")
-    parser.add_argument("--dtype", default="bfloat16" if cuda else "float32", help="default %(default)s")
-    parser.add_argument("--device", default="cuda" if cuda else "cpu", help="default %(default)s")
-    parser.add_argument("--operations", nargs="+", choices=list(OPERATIONS), default=list(OPERATIONS))
-    parser.add_argument("--heads", nargs="+", choices=["trainable", "frozen"], default=["trainable", "frozen"])
-    parser.add_argument(
-        "--ignored", nargs="+", type=float, default=[0.0], help="shares of ignored tokens, such as 0 0.6"
+    add = parser.add_argument
+    presets = GPU_PRESETS if cuda else CPU_PRESETS
+    add("--preset", nargs="+", choices=list(PRESETS), help=f"sets of cases (default: {' '.join(presets)})")
+    for name, meaning in (("tokens", "N"), ("hidden", "D"), ("vocabulary", "V")):
+        add(f"--{name}", type=int, nargs="+", help=f"{meaning}, in place of the preset's")
+    add("--dtype", choices=DTYPES, help="in place of the preset's")
+    add("--operations", nargs="+", choices=list(OPERATIONS), help="in place of the preset's")
+    add("--heads", nargs="+", choices=HEADS, help="in place of the preset's")
+    add("--ignored", nargs="+", type=float, metavar="SHARE", help="shares of ignored tokens, in place of the preset's")
+    add("--logits", action="store_true", help="also from logits that exist, and the passes over logits on their own")
+    add("--implementations", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS), metavar="NAME")
+    add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu", help="default: %(default)s")
+    add("--repeats", type=int, default=7, help="timed steps of each implementation (default: %(default)s)")
+    add("--threads", type=int, help="CPU threads (default: all)")
+    add(
+        "--minutes",
+        type=float,
+        default=8.0 if cuda else None,
+        help="begin no case after so long (default: %(default)s)",
     )
-    parser.add_argument("--logits", action="store_true", help="also from logits that exist")
-    parser.add_argument("--repeats", type=int, default=7, help="timed steps (default %(default)s)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--output", type=Path, help="append one JSON line a measurement to this file")
-    return parser.parse_args(argv)
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write results.jsonl, table.md and plots there; cases in it are not run again",
+    )
+    add("--profile", action="store_true", help="profile a step of each implementation; traces go to the output")
+    add("--check", action="store_true", help="compare with the targets; ends with status 1 where one is missed")
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    arguments.preset = arguments.preset or presets
+    words = sys.argv[1:] if argv is None else argv
+    arguments.command = f"{parser.prog} {shlex.join(words)}".strip()
+    return arguments
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    for name in ("tokens", "hidden", "vocabulary", "repeats", "threads", "minutes"):
+        value = getattr(arguments, name)
+        if any(x <= 0 for x in (value if isinstance(value, list) else [value]) if x is not None):
+            parser.error(f"--{name}: expected positive numbers, got {value}")
+    for share in arguments.ignored or ():
+        if not 0 <= share < 1:
+            parser.error(f"--ignored: expected shares of at least 0 and less than 1, got {share}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: expected cpu where PyTorch sees no GPU, got cuda")
+
+
+def cases(arguments: argparse.Namespace) -> list[Case]:
+    """The cases that the command line asks for, each once."""
+    chosen = []
+    for name in arguments.preset:
+        preset = PRESETS[name]
+        shapes = preset.shapes
+        if arguments.hidden or arguments.vocabulary:
+            widths = arguments.hidden or dict.fromkeys(d for d, _ in shapes)
+            shapes = tuple(product(widths, arguments.vocabulary or dict.fromkeys(v for _, v in shapes)))
+        changes = {"shapes": shapes, "sources": preset.sources + (LOGITS if arguments.logits else ())}
+        for option in ("tokens", "dtype", "operations", "heads", "ignored"):
+            changes[option] = getattr(arguments, option) or getattr(preset, option)
+        chosen += replace(preset, **changes).cases(arguments.device)
+    return list(dict.fromkeys(chosen))
+
+
+def run(arguments: argparse.Namespace, earlier: list[Result]) -> list[Result]:
+    """Measure the cases that are not among earlier results, print and keep each as it ends, and return all results."""
+    results, output = list(earlier), arguments.output
+    done = {result.case for result in earlier}
+    todo = [case for case in cases(arguments) if case not in done]
+    start = time.monotonic()
+    for index, case in enumerate(todo):
+        if arguments.minutes and time.monotonic() - start > 60 * arguments.minutes:
+            print(f"{len(todo) - index} of {len(todo)} cases not begun: the {arguments.minutes:g} minutes were up.")
+            break
+        print(f"[{index + 1}/{len(todo)}] {case}", file=sys.stderr, flush=True)
+        measured, steps = measure(case, tuple(arguments.implementations), arguments.repeats)
+        print(tables.rows(measured), flush=True)
+        if output:
+            tables.append(output / "results.jsonl", measured)
+        if arguments.profile:
+            print(trace_steps(steps, str(output / f"trace-{case.slug}.json.gz") if output else None))
+        results += measured
+    return results
+
+
+def write(arguments: argparse.Namespace, results: list[Result], machine: dict[str, str], targets: str) -> None:
+    """Write table and plots to the output."""
+    files = {"table.md": tables.page(results, machine, arguments.command, date.today().isoformat(), targets)}
+    files |= {"roofline.svg": plots.roofline(results), "memory.svg": plots.memory(results)}
+    for name, content in files.items():
+        if content is not None:
+            (arguments.output / name).write_text(content)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -236,17 +132,22 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    print(
-        f"N {arguments.tokens}  D {arguments.hidden}  V {arguments.vocabulary}  {arguments.dtype}  {arguments.device}  "
-        f"{torch.get_num_threads()} threads  torch {torch.__version__}"
-    )
-    print(HEADER)
-    for case in cases(arguments):
-        measurements = measure(case, arguments.repeats)
-        print(table_row(case, measurements), flush=True)
-        if arguments.output:
-            with arguments.output.open("a") as file:
-                file.writelines(json.dumps({**asdict(case), **asdict(m)}) + "\n" for m in measurements)
+    machine = tables.environment(arguments.device)
+    try:
+        earlier = tables.open_results(arguments.output, machine) if arguments.output else []
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(f"\n{tables.header()}")
+    results = run(arguments, earlier)
+    outcomes = (gpu_targets if arguments.device == "cuda" else cpu_targets)(results) if arguments.check else []
+    targets = "\n".join(f"    {outcome}" for outcome in outcomes)
+    if arguments.check:
+        print(f"\n{targets}")
+    if arguments.output:
+        write(arguments, results, machine, targets)
+    if any(outcome.met is False for outcome in outcomes):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
