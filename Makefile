@@ -40,7 +40,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	for name in $(basename $(notdir $(filter-out %/__init__.py,$(wildcard benchmarks/*.py)))); do \
+	for name in $(basename $(notdir $(shell grep -l __main__ benchmarks/*.py))); do \
 	    $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 docs: setup

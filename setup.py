@@ -13,6 +13,11 @@ EXTRAS = {
     "flash": ["flash-attn>=2.8; platform_system == 'Linux'"],
     "eval": ["lm_eval>=0.4.9"],
     "stress": ["bitsandbytes>=0.48"],
+    "bench": [  # what the kernels are compared with
+        "liger-kernel>=0.8.5; platform_system == 'Linux'",
+        "cut-cross-entropy>=25.1.1; platform_system == 'Linux'",
+        "quack-kernels>=0.6.5; platform_system == 'Linux'",
+    ],
     "docs": ["pdoc>=15"],
 }
 EXTRAS["dev"] = [

@@ -201,8 +201,8 @@ SINGLE = ("log_prob", "log_prob+entropy", "uniform_kl", "reference_kl")
 SWEEP = {"operations": ("log_prob",), "heads": ("trainable",), "ignored": (0.0,)}
 LOGITS_SHAPES = {"tokens": (4096,), "shapes": ((0, 32000), (0, 128256)), "sources": LOGITS}
 PRESETS: dict[str, Preset] = {
-    "small": Preset((512,), ((128, 32000),), operations=SINGLE),
-    "sweep": Preset((512,), tuple((128, v) for v in (8000, 16000, 32000, 64000, 128256)), **SWEEP),
+    "small": Preset((256,), ((384, 32000),), operations=SINGLE),
+    "sweep": Preset((256,), tuple((384, v) for v in (8000, 16000, 32000, 64000)), **SWEEP),
     "issue": Preset((1024,), ((512, 128256),)),
     "gpu": Preset((8192, 2048), GPU_SHAPES, "bfloat16"),
     "gpu-sweep": Preset((2048,), tuple((2048, v) for v in (32000, 64000, 128256, 256000)), "bfloat16", **SWEEP),

@@ -14,7 +14,8 @@ import torch
 from benchmarks.cases import Case, Problem
 from benchmarks.timing import times
 from unlearn_kernels import linear_token_statistics
-from unlearn_kernels.head import HeadLogits, Transform, logit_dtype, product
+from unlearn_kernels.head import Factor, logit_dtype, product
+from unlearn_kernels.schedule import Schedule
 from unlearn_kernels.statistics import REFERENCE_GRADIENT
 
 WIDTHS = (1024, 2048, 4096, 16384, 65536)  # slices of the vocabulary
@@ -28,21 +29,21 @@ class Floor:
 
     Attributes:
         seconds: what the products take, or the reads and writes.
+        copy_rate: bytes a second that a copy of a large tensor reads and writes.
         schedule: our schedule of a case from hidden states, in words.
         logits: products [n, D] by [D, V] that form logits.
         hidden: products [n, V] by [V, D].
         weight: products [V, n] by [n, D].
         moved_bytes: bytes of logits that a case from logits reads and writes.
-        copy_rate: bytes a second that a copy of a large tensor reads and writes.
     """
 
     seconds: float
+    copy_rate: float
     schedule: str | None = None
     logits: float = 0.0
     hidden: float = 0.0
     weight: float = 0.0
     moved_bytes: int | None = None
-    copy_rate: float | None = None
 
     @property
     def products(self) -> float:
@@ -53,17 +54,16 @@ class Floor:
 def floor(problem: Problem) -> Floor:
     """The floor of a case."""
     case = problem.case
+    rate = copy_rate(case.device)
     if case.source != "hidden":
-        rate = copy_rate(case.device)
         moved = moved_bytes(case, problem.inputs[0].element_size())
-        return Floor(moved / rate, moved_bytes=moved, copy_rate=rate)
-    schedules: list = []
-    fields, reference = case.fields, problem.reference
-    linear_token_statistics(*problem.inputs, problem.labels, fields, **reference, explain=schedules.append)
-    (schedule,) = schedules
-    operand = HeadLogits(*problem.inputs, None, Transform(), None, logit_dtype(*problem.inputs)).operand_dtype
-    counts = {"logits": schedule.logits, "hidden": schedule.hidden, "weight": schedule.weight}
-    return Floor(product_floor(counts, case, operand), str(schedule), **counts)
+        return Floor(moved / rate, rate, moved_bytes=moved)
+    found: list[Schedule] = []
+    options = {**problem.reference, "explain": found.append}
+    linear_token_statistics(*problem.inputs, problem.labels, case.fields, **options)
+    operand = Factor(*problem.inputs, None, logit_dtype(*problem.inputs)).operand_dtype
+    counts = {kind: float(getattr(found[0], kind)) for kind in ("logits", "hidden", "weight")}
+    return Floor(product_floor(counts, case, operand), rate, str(found[0]), **counts)
 
 
 def product_floor(counts: dict[str, float], case: Case, operand: torch.dtype) -> float:

@@ -23,7 +23,7 @@ from benchmarks.peers import IMPLEMENTATIONS
 from benchmarks.targets import cpu_targets, gpu_targets
 from benchmarks.timing import trace_steps
 
-CPU_PRESETS, GPU_PRESETS = ["small", "sweep"], ["gpu-sweep", "gpu-logits", "gpu"]
+DEFAULT_PRESETS = {"cpu": ["small", "sweep"], "cuda": ["gpu-sweep", "gpu-logits", "gpu"]}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -34,8 +34,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description="Time, memory and error of the token statistics against plain PyTorch and other projects' kernels.",
     )
     add = parser.add_argument
-    presets = GPU_PRESETS if cuda else CPU_PRESETS
-    add("--preset", nargs="+", choices=list(PRESETS), help=f"sets of cases (default: {' '.join(presets)})")
+    told = "; ".join(f"{' '.join(names)} on {device}" for device, names in DEFAULT_PRESETS.items())
+    add("--preset", nargs="+", choices=list(PRESETS), metavar="NAME", help=f"sets of cases (default: {told})")
     for name, meaning in (("tokens", "N"), ("hidden", "D"), ("vocabulary", "V")):
         add(f"--{name}", type=int, nargs="+", help=f"{meaning}, in place of the preset's")
     add("--dtype", choices=DTYPES, help="in place of the preset's")
@@ -47,23 +47,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu", help="default: %(default)s")
     add("--repeats", type=int, default=7, help="timed steps of each implementation (default: %(default)s)")
     add("--threads", type=int, help="CPU threads (default: all)")
-    add(
-        "--minutes",
-        type=float,
-        default=8.0 if cuda else None,
-        help="begin no case after so long (default: %(default)s)",
-    )
-    add(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="write results.jsonl, table.md and plots there; cases in it are not run again",
-    )
+    add("--minutes", type=float, help="begin no case after so long (default: 8 on cuda, no limit on cpu)")
+    kept = "write results.jsonl, table.md and plots there; cases in it are not run again"
+    add("--output", type=Path, metavar="DIR", help=kept)
     add("--profile", action="store_true", help="profile a step of each implementation; traces go to the output")
     add("--check", action="store_true", help="compare with the targets; ends with status 1 where one is missed")
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
-    arguments.preset = arguments.preset or presets
+    arguments.preset = arguments.preset or DEFAULT_PRESETS[arguments.device]
+    if arguments.minutes is None and arguments.device == "cuda":
+        arguments.minutes = 8.0
     words = sys.argv[1:] if argv is None else argv
     arguments.command = f"{parser.prog} {shlex.join(words)}".strip()
     return arguments

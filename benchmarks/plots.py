@@ -83,27 +83,30 @@ def _whole(body: Markup, title: str) -> Markup:
 def roofline(results: Sequence[Result]) -> Markup | None:
     """Rate of our schedule's products over their intensity, for cases from hidden states; None where there are none.
 
-    The intensity is operations over the bytes that no schedule can spare: hidden states and head read once a pass over
-    them, gradients written once. The roof is the rate of bare products.
+    The intensity is operations over the bytes that no schedule can spare. The roof is the rate of a copy times the
+    intensity, up to the rate of the fastest bare products.
     """
     points: dict[str, list[tuple[float, float]]] = {}
-    roof: dict[float, float] = {}
+    products, copies = [], []
     for result in results:
         case, floor, m = result.case, result.floor, result.measurement
         if case.source != "hidden" or m.median_seconds is None:
             continue
-        operations = floor.products * 2 * case.kept * case.hidden * case.vocabulary
-        intensity = operations / least_bytes(case)
-        points.setdefault(m.implementation, []).append((intensity, operations / m.median_seconds / 1e12))
-        roof[intensity] = max(roof.get(intensity, 0), operations / floor.seconds / 1e12)
+        operations = floor.products * 2 * case.kept * case.hidden * case.vocabulary / 1e12
+        intensity = operations * 1e12 / least_bytes(case)
+        points.setdefault(m.implementation, []).append((intensity, operations / m.median_seconds))
+        products.append(operations / floor.seconds)
+        copies.append(floor.copy_rate / 1e12)
     if not points:
         return None
+    rate, ridge = max(products), max(products) / max(copies)
+    far = max(ridge, *(x for some in points.values() for x, _ in some))
     return log_plot(
         points,
-        sorted(roof.items()),
+        [(ridge / 4, rate / 4), (ridge, rate), (far, rate)],
         x_label="operations a byte of hidden states, head and gradients",
-        y_label="tera-operations a second (dashed: bare products)",
-        title="Rate of each implementation against bare matrix products",
+        y_label="tera-operations a second (dashed: a copy's rate, then bare products')",
+        title="Rate of each implementation against a copy and bare matrix products",
         joined=False,
     )
 
@@ -123,7 +126,7 @@ def least_bytes(case: Case) -> int:
 def memory(results: Sequence[Result]) -> Markup | None:
     """Extra memory over V where all else is the same; None where no case was measured at two sizes or more."""
     numbers = [r for r in results if r.measurement.peak_bytes and r.case.source == "hidden"]
-    kinds = Counter(_but_vocabulary(case) for case in {r.case for r in numbers})
+    kinds = Counter(_but_vocabulary(case) for case in dict.fromkeys(r.case for r in numbers))
     if not kinds or kinds.most_common(1)[0][1] < 2:
         return None
     kind = kinds.most_common(1)[0][0]

@@ -23,7 +23,7 @@ COLUMNS = {  # name to width
     "from": 12,
     "head": 9,
     "ignored": 7,
-    "N x D x V": 16,
+    "N x D x V": 20,
     "implementation": 28,
     "ms [p20 p80]": 25,
     "/ ours": 6,
