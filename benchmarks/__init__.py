@@ -1,4 +1,4 @@
-"""Measurements, each a command: `python -m benchmarks.kernels --help`, `python -m benchmarks.compile --help`."""
+"""Measurements; those with a command run as `python -m benchmarks.<name>`, all of them by `make bench`."""
 
 import os
 
