@@ -82,7 +82,7 @@ def linear_token_statistics(
         vocab_group: process group over which the rows of `weight` (and of `bias` and the reference's) are sharded in
             rank order. `hidden` and the labels (global ids) are the same on every rank, and so is the result; the
             gradient of `hidden` is summed over the group.
-        workspace_bytes: cap on temporary memory, kept tiles of logits included; default 256 MiB on a CPU and 512 MiB
+        workspace_bytes: cap on temporary memory, kept tiles of logits included; default 272 MiB on a CPU and 512 MiB
             elsewhere. The gradients returned, and a converted block of 16-bit hidden states, come on top.
         backend: "triton", "torch", or "auto" for Triton on a GPU and PyTorch elsewhere.
         explain: called with the `Schedule` of this call, such as `print`.

@@ -50,7 +50,7 @@ def token_statistics(
         reference_logits: the frozen model's logits, [N, V]; needed by the `reference_*` fields and `reverse_kl`.
         ignore_index: tokens with this label give 0 in every field and have no gradient; None promises that there are
             none (see `linear_token_statistics`).
-        workspace_bytes: cap on temporary memory; default 256 MiB on a CPU and 512 MiB elsewhere.
+        workspace_bytes: cap on temporary memory; default 272 MiB on a CPU and 512 MiB elsewhere.
         backend: "triton", "torch", or "auto" for Triton on a GPU and PyTorch elsewhere.
 
     Returns:

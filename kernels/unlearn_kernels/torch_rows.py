@@ -126,22 +126,23 @@ def _own_gradient(tile: Tensor, part: Coefficients, work: Tensor) -> None:
 
 
 def _gradient_with_reference(tile: Tensor, other: Tensor, delta: Tensor, part: Coefficients, work: Tensor) -> None:
-    """Replace centred logits d by e^d (a + b d + v delta) + k (p - q), with p - q = (p + q) tanh(delta / 2).
+    """Replace centred logits d by e^d (a + b d + v delta) + k (p - q).
 
-    The identity is the expm1 of the log ratio without its overflow: exact where p and q are close, bounded where not.
+    |p - q| = -max(p, q) expm1(-|delta|): exact where p and q are close, bounded where not.
     """
+    if part.k is not None:  # log max(p, q) in the reference's tile
+        torch.add(tile, part.p_scale.log().unsqueeze(1), out=work)
+        torch.maximum(other.add_(known(part.q_scale).log().unsqueeze(1)), work, out=other)
     if part.a is not None:
         work.copy_(part.a.unsqueeze(1))
         for factor, operand in ((part.b, tile), (part.v, delta)):
             if factor is not None:
                 work.addcmul_(factor.unsqueeze(1), operand)
-    tile.exp_()
-    if part.a is not None:
-        work.mul_(tile)
-    if part.k is None:
-        tile.copy_(work)
-        return
-    tile.mul_(part.p_scale.unsqueeze(1)).add_(other.exp_().mul_(known(part.q_scale).unsqueeze(1)))
-    tile.mul_(delta.mul_(0.5).tanh_().mul_(part.k.unsqueeze(1)))
-    if part.a is not None:
-        tile.add_(work)
+        tile.exp_().mul_(work)
+    else:
+        tile.zero_()
+    if part.k is not None:
+        larger = other.exp_()
+        torch.abs(delta, out=work)
+        larger.mul_(work.neg_().expm1_())
+        tile.addcmul_(larger.copysign_(delta), part.k.unsqueeze(1))
