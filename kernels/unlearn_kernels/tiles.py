@@ -15,7 +15,7 @@ from torch import Tensor
 
 DEFAULT_WORKSPACE_CPU = 272 * 2**20  # all logits of 512 tokens over 128k entries, and scratch
 DEFAULT_WORKSPACE_DEVICE = 512 * 2**20
-CACHE_CPU = 24 * 2**20  # tiles that stay in the last-level cache make the elementwise passes nearly free
+CACHE_CPU = 16 * 2**20  # tiles that stay in the last-level cache make the elementwise passes nearly free
 CACHE_COLUMNS_CPU = 2048  # a wider slice of the head makes its product up to a fifth slower
 FAST_COLUMNS = 512  # narrower slices make slow matrix products
 FAST_ROWS = 128  # and so do shorter blocks of tokens
@@ -116,7 +116,7 @@ def plan_blocks(tokens: int, vocabulary: int, demand: Demand, device: torch.devi
         cap: what `budget` returned.
     """
     on_cpu = device.type == "cpu"
-    scratch = min(cap // 4, CACHE_CPU // 2) if on_cpu else cap // 4
+    scratch = min(cap // 4, CACHE_CPU) if on_cpu else cap // 4
     most = (cap - scratch) // (vocabulary * demand.kept_bytes)
     if most < max(1, min(tokens, FAST_ROWS)):
         return None

@@ -84,19 +84,24 @@ def differentiate_tile(
         dtype: dtype of the result.
     """
     shape = tile.shape
-    delta = None
+    work, label = buffers.tile(2, *shape), Column(labels, start, shape[1])
+    delta, own_centre = None, part.centre
     if other is not None and not (part.v is None and part.k is None):
         gap = known(part.gap) if centre is None else known(part.gap) - (centre - known(other_centre))
         delta = torch.sub(tile, other, out=buffers.tile(3, *shape)).sub_(gap.unsqueeze(1))
-    d = _recentred(tile, centre, part.centre, buffers.tile(0, *shape))
-    work, label = buffers.tile(2, *shape), Column(labels, start, shape[1])
-    label.fill_(d, part.label_logit - part.centre)
-    slope = None if cap is None else _slope(d, part.centre, cap)
+        if part.a is None:  # nothing but k (p - q): d becomes log p
+            own_centre = own_centre - _log(part.p_scale)
+    d = _recentred(tile, centre, own_centre, buffers.tile(0, *shape))
+    label.fill_(d, part.label_logit - own_centre)
+    slope = None if cap is None else _slope(d, own_centre, cap)
     if delta is None:
         _own_gradient(d, part, work)
     else:
-        r = _recentred(known(other), other_centre, known(part.reference_centre), buffers.tile(1, *shape))
-        _gradient_with_reference(d, r, delta, part, work)
+        log_q = None
+        if part.k is not None:
+            reference_centre = known(part.reference_centre) - _log(known(part.q_scale))
+            log_q = _recentred(known(other), other_centre, reference_centre, buffers.tile(1, *shape))
+        _gradient_with_reference(d, log_q, delta, part, work)
     if part.c is not None:
         d.add_(part.c.unsqueeze(1))
     label.fill_(d, part.label)
@@ -125,24 +130,33 @@ def _own_gradient(tile: Tensor, part: Coefficients, work: Tensor) -> None:
         tile.exp_().mul_(work)
 
 
-def _gradient_with_reference(tile: Tensor, other: Tensor, delta: Tensor, part: Coefficients, work: Tensor) -> None:
-    """Replace centred logits d by e^d (a + b d + v delta) + k (p - q).
+def _gradient_with_reference(d: Tensor, log_q: Tensor | None, delta: Tensor, part: Coefficients, work: Tensor) -> None:
+    """Replace centred logits d by e^d (a + b d + v delta) + k (p - q), or log p by k (p - q) where there is no a."""
+    if part.a is None:
+        torch.mul(_difference(d, known(log_q), delta, work), part.k.unsqueeze(1), out=d)
+        return
+    difference = None
+    if log_q is not None:
+        log_p = torch.add(d, _log(part.p_scale).unsqueeze(1), out=work)
+        difference = _difference(log_p, log_q, delta, work).mul_(part.k.unsqueeze(1))
+    work.copy_(part.a.unsqueeze(1))
+    for factor, operand in ((part.b, d), (part.v, delta)):
+        if factor is not None:
+            work.addcmul_(factor.unsqueeze(1), operand)
+    d.exp_().mul_(work)
+    if difference is not None:
+        d.add_(difference)
+
+
+def _difference(log_p: Tensor, log_q: Tensor, delta: Tensor, work: Tensor) -> Tensor:
+    """Return p - q, with delta = log p - log q, in the place of log q; `work` may hold log p.
 
     |p - q| = -max(p, q) expm1(-|delta|): exact where p and q are close, bounded where not.
     """
-    if part.k is not None:  # log max(p, q) in the reference's tile
-        torch.add(tile, part.p_scale.log().unsqueeze(1), out=work)
-        torch.maximum(other.add_(known(part.q_scale).log().unsqueeze(1)), work, out=other)
-    if part.a is not None:
-        work.copy_(part.a.unsqueeze(1))
-        for factor, operand in ((part.b, tile), (part.v, delta)):
-            if factor is not None:
-                work.addcmul_(factor.unsqueeze(1), operand)
-        tile.exp_().mul_(work)
-    else:
-        tile.zero_()
-    if part.k is not None:
-        larger = other.exp_()
-        torch.abs(delta, out=work)
-        larger.mul_(work.neg_().expm1_())
-        tile.addcmul_(larger.copysign_(delta), part.k.unsqueeze(1))
+    larger = torch.maximum(log_p, log_q, out=log_q).exp_()
+    torch.copysign(delta, torch.full((), -1.0, dtype=delta.dtype), out=work)
+    return larger.mul_(work.expm1_()).copysign_(delta)
+
+
+def _log(scale: Tensor) -> Tensor:
+    return scale.clamp_min(torch.finfo(scale.dtype).tiny).log()
