@@ -2,9 +2,10 @@
 
 The function below is registered with transformers under one name. Called with `segment_lengths` (which models pass
 through from our forward to every layer, also when gradient checkpointing repeats a layer) it runs causal attention row
-by row; called without, as in generation, it is transformers' own scaled-dot-product attention with its usual mask.
+by row (`varlen.py`); called without, as in generation, it is transformers' own scaled-dot-product attention with its
+usual mask, or the same with a soft cap where the model asks for one.
 
-Shapes: T packed tokens, H heads, K key-value heads, E head size.
+Shapes: T packed tokens, H heads, K key-value heads, E head size, B rows, L queries, S keys.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from lightning_unlearn.varlen import Rules, capped_attention, varlen_attention
 
 NAME = "unlearn_packed"
 
@@ -45,42 +46,44 @@ def packed_attention(
     segment_lengths: tuple[int, ...] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **options,
 ) -> tuple[Tensor, None]:
     """Causal attention of each segment with itself.
 
     Args:
         module: the attention layer (transformers' calling convention).
-        query: [1, H, T, E].
-        key: [1, K, T, E].
-        value: [1, K, T, E].
-        attention_mask: used only without `segment_lengths`.
+        query: [1, H, T, E] ([B, H, L, E] without `segment_lengths`).
+        key: [1, K, T, E] ([B, K, S, E]).
+        value: [1, K, T, E] ([B, K, S, E]).
+        attention_mask: used only without `segment_lengths`; boolean, True where a key is seen.
         segment_lengths: tokens of each packed row, summing to T.
         scaling: factor of the scores (default 1 / sqrt(E)).
         dropout: probability of dropping an attention weight.
-        options: what else the model passes on; a sliding window is longer than every row (see `forward`).
+        sliding_window: tokens that each token sees, itself included.
+        softcap: cap on the scores, softcap * tanh(scores / softcap).
+        options: what else the model passes on.
 
     Returns:
-        [1, T, H, E] and None.
+        [1, T, H, E] ([B, L, H, E]) and None.
 
     Raises:
         ValueError: for an option that would change the result and is not supported.
     """
-    if segment_lengths is None:
+    for name in ("s_aux", "position_bias"):
+        if options.get(name) is not None:
+            raise ValueError(f"attention does not support {name}; choose attn_implementation='eager' for this model")
+    rules = Rules(scaling, dropout, sliding_window, softcap)
+    if segment_lengths is not None:
+        return varlen_attention(query[0], key[0], value[0], segment_lengths, rules)[None], None
+    if softcap is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options
         )
-    for name in ("softcap", "s_aux", "position_bias"):
-        if options.get(name) is not None:
-            raise ValueError(f"packed attention does not support {name}; use padded batches for this model")
-    segments = zip(*(tensor.split(segment_lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    parts = [_causal(q, k, v, scaling, dropout) for q, k, v in segments]
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
-
-
-def _causal(q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: float) -> Tensor:
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped)
+    if attention_mask is None:  # transformers leaves out the mask that says no more than causal
+        attention_mask = query.new_ones(query.shape[2], key.shape[2]).bool().tril(key.shape[2] - query.shape[2])
+    return capped_attention(query, key, value, attention_mask, rules).transpose(1, 2).contiguous(), None
 
 
 def _mask(*args, **kwargs) -> Tensor | None:

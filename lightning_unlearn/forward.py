@@ -48,6 +48,10 @@ def token_statistics(
     return output_head(model).statistics(hidden_states(model, batch), batch.targets, statistics, **options)
 
 
+# What our attention may take the place of, once a try has shown that the results are the same.
+REPLACED = (attention.NAME, "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within it the model is in eval mode (no dropout); afterwards every submodule is as it was."""
@@ -61,14 +65,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # model -> whether packing was seen to be right
+_packs_beyond_window: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # the same for longer rows
 
 
 def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
     if batch.attended is not None or not _packs[inner]:
         return False
-    # A sliding window shorter than a row is left to the model's own masks.
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    return not window or max(batch.lengths) <= window
+    if not window or max(batch.lengths) <= window:
+        return True
+    if inner not in _packs_beyond_window:  # a model may keep its window in the mask alone, and we make no mask
+        _packs_beyond_window[inner] = _agrees_beyond(inner, window, batch.input_ids.device)
+    return _packs_beyond_window[inner]
+
+
+@torch.no_grad()
+def _agrees_beyond(inner: nn.Module, window: int, device: torch.device) -> bool:
+    probe = _probe(min(output_head(inner).weight.shape[0], 97), device, (3, window + 5))
+    with evaluating(inner):
+        return _close(_packed_forward(inner, probe), _padded_forward(inner, probe))
 
 
 def _packed_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
@@ -115,21 +130,20 @@ def _check_once(inner: nn.Module, device: torch.device) -> None:
         _packs[inner] = _can_pack(inner) and _packing_agrees(inner, probe, alone)
 
 
-def _probe(vocabulary: int, device: torch.device) -> PackedBatch:
-    ids = torch.arange(8, device=device) * 7 % vocabulary
-    position = torch.tensor([0, 1, 2, 0, 1, 2, 3, 4], device=device)
+def _probe(vocabulary: int, device: torch.device, lengths: tuple[int, ...] = (3, 5)) -> PackedBatch:
+    ids = torch.arange(sum(lengths), device=device) * 7 % vocabulary
+    position = torch.cat([torch.arange(length, device=device) for length in lengths])
     none = ids[:0]
-    return PackedBatch(ids, position, none, none, none, lengths=(3, 5), spans={})
+    return PackedBatch(ids, position, none, none, none, lengths=lengths, spans={})
 
 
 def _can_pack(inner: PreTrainedModel) -> bool:
     """Whether our attention can take the place of the model's; without packing it is the same function."""
     config = inner.config.get_text_config()
-    if config._attn_implementation == attention.NAME:
-        return True
     layers = set(getattr(config, "layer_types", None) or ())
     usual = layers <= {"full_attention", "sliding_attention"} and not getattr(config, "attention_chunk_size", None)
-    return usual and config._attn_implementation == "sdpa"
+    asked_for = config._attn_implementation == "eager" and inner._supports_sdpa
+    return usual and config._attn_implementation in REPLACED and not asked_for
 
 
 def _packing_agrees(inner: PreTrainedModel, probe: PackedBatch, alone: Tensor) -> bool:

@@ -42,7 +42,7 @@ def test_without_segments_it_is_scaled_dot_product_attention():
     )
 
 
-@pytest.mark.parametrize("option", ["softcap", "s_aux", "position_bias"])
+@pytest.mark.parametrize("option", ["s_aux", "position_bias"])
 def test_options_that_would_change_the_result_are_refused(option):
     q = heads(2, 1, 0)
     with pytest.raises(ValueError, match=f"does not support {option}"):
@@ -75,3 +75,13 @@ def test_generation_with_our_attention_is_the_usual_generation():
     usual = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
     model.set_attn_implementation(attention.NAME)
     assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False), usual)
+
+
+def test_generation_with_a_soft_cap_is_the_usual_generation():
+    model = tiny("gemma2", dtype=torch.float32, attn_logit_softcapping=2.0, sliding_window=4)
+    ids, mask = torch.tensor([[1, 1, 5, 6], [7, 8, 9, 4]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    usual = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
+    plain = model(input_ids=ids[1:]).logits
+    model.set_attn_implementation(attention.NAME)
+    assert torch.equal(model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False), usual)
+    torch.testing.assert_close(model(input_ids=ids[1:]).logits, plain)

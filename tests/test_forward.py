@@ -12,27 +12,25 @@ from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.data.padded import from_padded
 from lightning_unlearn.forward import evaluating, token_statistics
 from lightning_unlearn.head import Head
+from lightning_unlearn.varlen import Rules
 from tests.dense import VOCABULARY, as_padded, assert_same_gradients, dense, gradients, make_rows, tiny
 
 SMALL_HEADS = {"head_dim": 4}
 PACKED = {
     "llama": {},
-    "qwen2": {},
+    "qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1},
     "qwen3": SMALL_HEADS,
     "phi3": {},
     "olmo2": {},
     "gpt_neox": {},
     "gpt2": {},
-    "mistral": {"sliding_window": 16},
-    "gemma3_text": {**SMALL_HEADS, "sliding_window": 16, "query_pre_attn_scalar": 4},
+    "mistral": {"sliding_window": 4},  # a window shorter than a row
+    "gemma2": {**SMALL_HEADS, "sliding_window": 4, "query_pre_attn_scalar": 4, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {**SMALL_HEADS, "sliding_window": 4, "query_pre_attn_scalar": 4},
     "cohere": {"logit_scale": 0.3},
     "granite": {"logits_scaling": 4.0},
 }
 PADDED = {
-    "mistral": {"sliding_window": 4},  # a window shorter than a row
-    "qwen2": {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1},
-    "gemma3_text": {**SMALL_HEADS, "sliding_window": 4, "query_pre_attn_scalar": 4},
-    "gemma2": {**SMALL_HEADS, "sliding_window": 4, "query_pre_attn_scalar": 4},  # caps its attention scores
     "mamba": {"state_size": 4},  # carries a state from row to row
     "bloom": {},  # takes no positions
     "falcon": {},  # does not let its attention be chosen
@@ -69,14 +67,18 @@ def test_every_row_is_as_if_it_were_alone(arch, options, packs):
     )
 
 
-@pytest.mark.parametrize(("longest", "packs"), [(8, True), (9, False)])
-def test_a_sliding_window_may_be_as_long_as_the_longest_row(longest, packs):
+@pytest.mark.parametrize(("longest", "tried"), [(8, False), (9, True)])
+@pytest.mark.parametrize("agrees", [True, False])
+def test_rows_beyond_a_sliding_window_are_packed_where_a_try_agrees(monkeypatch, longest, tried, agrees):
     model = tiny("mistral", sliding_window=8)
+    if not agrees:  # a model that keeps its window in the mask alone
+        monkeypatch.setattr(attention, "Rules", lambda scaling, dropout, window, softcap: Rules(scaling, dropout))
     ids = np.arange(3, 3 + longest)
     row = TokenRow(ids, np.arange(longest - 1), ids[1:])
     batch = pack({"forget": [row, row]})
     ours = token_statistics(model, batch).log_prob
-    assert forward._use_packing(model, batch) == packs
+    assert forward._use_packing(model, batch) == (agrees or not tried)
+    assert (model in forward._packs_beyond_window) == tried
     torch.testing.assert_close(ours, torch.cat([alone(model, row)] * 2), rtol=0, atol=2e-6)
 
 

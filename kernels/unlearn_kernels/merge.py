@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+LOG2E = 1.4426950408889634
+
 
 @dataclass(frozen=True)
 class Wants:
@@ -156,6 +158,11 @@ def single(like: Partial, logit: Tensor, gap: Tensor | None, index: Tensor) -> P
     )
 
 
+def exp_(x: Tensor) -> Tensor:
+    """Return e^x in the place of x; on a CPU exp2 takes a third of the time of exp."""
+    return x.mul_(LOG2E).exp2_()
+
+
 class Column:
     """One column a token within a slice of columns, where it lies in the slice; no access synchronises a device.
 
@@ -219,7 +226,7 @@ def accumulate(partial: Partial, centred: Tensor, label: Column, wants: Wants, w
     Returns:
         e, in `work`.
     """
-    weights = torch.exp(centred, out=work)
+    weights = torch.mul(centred, LOG2E, out=work).exp2_()
     label.fill_(weights, 0.0)
     partial.total = weights.sum(1)
     if wants.first:

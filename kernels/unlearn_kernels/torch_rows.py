@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unlearn_kernels.fields import Coefficients
-from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, accumulate_gap, centre_, known
+from unlearn_kernels.merge import Column, Partial, Side, Wants, accumulate, accumulate_gap, centre_, exp_, known
 from unlearn_kernels.tiles import Buffers
 
 
@@ -124,10 +124,10 @@ def _own_gradient(tile: Tensor, part: Coefficients, work: Tensor) -> None:
     if part.a is None:
         tile.zero_()
     elif part.b is None:
-        tile.exp_().mul_(part.a.unsqueeze(1))
+        exp_(tile).mul_(part.a.unsqueeze(1))
     else:
         torch.mul(tile, part.b.unsqueeze(1), out=work).add_(part.a.unsqueeze(1))
-        tile.exp_().mul_(work)
+        exp_(tile).mul_(work)
 
 
 def _gradient_with_reference(d: Tensor, log_q: Tensor | None, delta: Tensor, part: Coefficients, work: Tensor) -> None:
@@ -143,7 +143,7 @@ def _gradient_with_reference(d: Tensor, log_q: Tensor | None, delta: Tensor, par
     for factor, operand in ((part.b, d), (part.v, delta)):
         if factor is not None:
             work.addcmul_(factor.unsqueeze(1), operand)
-    d.exp_().mul_(work)
+    exp_(d).mul_(work)
     if difference is not None:
         d.add_(difference)
 
@@ -153,7 +153,7 @@ def _difference(log_p: Tensor, log_q: Tensor, delta: Tensor, work: Tensor) -> Te
 
     |p - q| = -max(p, q) expm1(-|delta|): exact where p and q are close, bounded where not.
     """
-    larger = torch.maximum(log_p, log_q, out=log_q).exp_()
+    larger = exp_(torch.maximum(log_p, log_q, out=log_q))
     torch.copysign(delta, torch.full((), -1.0, dtype=delta.dtype), out=work)
     return larger.mul_(work.expm1_()).copysign_(delta)
 

@@ -1,0 +1,235 @@
+"""Causal attention within each of several rows that lie end to end: the kernels that can do it, best first.
+
+A kernel says by its arguments alone whether it serves a call; on a CPU, and where none does, rows are taken one by one.
+Sliding windows and soft caps are part of every result, never left out.
+
+Shapes: T packed tokens, H heads, K key-value heads, E head size, L tokens of one row.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What changes attention's result beside its inputs.
+
+    Attributes:
+        scaling: factor of the scores, None for 1 / sqrt(E).
+        dropout: probability of dropping an attention weight.
+        window: a token sees itself and the `window` - 1 tokens before it; None for all before it.
+        softcap: scores become softcap * tanh(scores / softcap); None for no cap.
+    """
+
+    scaling: float | None = None
+    dropout: float = 0.0
+    window: int | None = None
+    softcap: float | None = None
+
+    @property
+    def left(self) -> int:
+        """Tokens seen before the token itself, -1 for all."""
+        return -1 if self.window is None else self.window - 1
+
+
+def varlen_attention(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], rules: Rules) -> Tensor:
+    """Attend within each row.
+
+    Args:
+        query: [H, T, E].
+        key: [K, T, E].
+        value: [K, T, E].
+        lengths: tokens of each row, summing to T.
+        rules: scale, dropout, sliding window, soft cap.
+
+    Returns:
+        [T, H, E].
+    """
+    for serves, attend in KERNELS:
+        if serves(query, rules):
+            return attend(query, key, value, lengths, rules)
+    return row_by_row(query, key, value, lengths, rules)
+
+
+def row_by_row(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], rules: Rules) -> Tensor:
+    """PyTorch's attention on one row after another; see `varlen_attention`."""
+    rows = zip(*(x.split(lengths, dim=1) for x in (query, key, value)), strict=True)
+    return torch.cat([_row(q, k, v, rules) for q, k, v in rows], dim=1).transpose(0, 1).contiguous()
+
+
+def _row(q: Tensor, k: Tensor, v: Tensor, rules: Rules) -> Tensor:
+    length = q.shape[1]
+    window = rules.window if rules.window is not None and rules.window < length else None
+    if rules.softcap is not None:
+        return capped_attention(q, k, v, _seen(length, window, q.device), rules)
+    options = {"dropout_p": rules.dropout, "scale": rules.scaling, "enable_gqa": q.shape[0] != k.shape[0]}
+    masking = {"is_causal": True} if window is None else {"attn_mask": _seen(length, window, q.device)}
+    return F.scaled_dot_product_attention(q[None], k[None], v[None], **options, **masking)[0]
+
+
+def capped_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, rules: Rules) -> Tensor:
+    """Attention with a soft cap on its scores (Gemma 2), written out.
+
+    Args:
+        query: [..., H, L, E].
+        key: [..., K, S, E].
+        value: [..., K, S, E].
+        seen: which keys each query sees, boolean, broadcast to [..., H, L, S].
+        rules: scale, dropout, soft cap.
+
+    Returns:
+        [..., H, L, E].
+    """
+    groups = query.shape[-3] // key.shape[-3]
+    key, value = (x.repeat_interleave(groups, dim=-3) for x in (key, value))
+    scale = query.shape[-1] ** -0.5 if rules.scaling is None else rules.scaling
+    scores = query @ key.transpose(-1, -2) * scale
+    if rules.softcap is not None:
+        scores = rules.softcap * torch.tanh(scores / rules.softcap)
+    scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return F.dropout(weights, rules.dropout) @ value
+
+
+@lru_cache(maxsize=64)
+def _seen(length: int, window: int | None, device: torch.device) -> Tensor:
+    """[L, L]: token i sees j where j <= i, and i - j < window."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return seen if window is None else seen.triu(1 - window)
+
+
+@lru_cache(maxsize=8)
+def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where each row begins, and the end, int32; made once a batch and not once a layer."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+# -- kernels of a GPU --
+
+
+@cache
+def _installed(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def _half_on_cuda(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] <= 256
+
+
+def _serves_flash_3(query: Tensor, rules: Rules) -> bool:
+    hopper = _half_on_cuda(query) and torch.cuda.get_device_capability(query.device)[0] == 9
+    return hopper and rules.dropout == 0 and _installed("flash_attn_interface")
+
+
+def _flash_3(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], rules: Rules) -> Tensor:
+    from flash_attn_interface import flash_attn_varlen_func
+
+    found = flash_attn_varlen_func(*_flash_arguments(query, key, value, lengths), **_flash_options(rules))
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _serves_flash_2(query: Tensor, rules: Rules) -> bool:
+    return _half_on_cuda(query) and _installed("flash_attn")
+
+
+def _flash_2(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], rules: Rules) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    options = {"dropout_p": rules.dropout, **_flash_options(rules)}
+    return flash_attn_varlen_func(*_flash_arguments(query, key, value, lengths), **options)
+
+
+def _flash_arguments(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> tuple:
+    starts, longest = _starts(lengths, query.device), max(lengths)
+    return *(x.transpose(0, 1) for x in (query, key, value)), starts, starts, longest, longest
+
+
+def _flash_options(rules: Rules) -> dict:
+    options = {"softmax_scale": rules.scaling, "causal": True, "window_size": (rules.left, 0 if rules.window else -1)}
+    return {**options, "softcap": rules.softcap or 0.0}
+
+
+@cache
+def _torch_varlen() -> Callable[..., Tensor] | None:
+    """PyTorch's varlen attention, where it is new enough to take windows and a scale."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return (
+        varlen_attn
+        if {"window_size", "scale", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+        else None
+    )
+
+
+def _serves_torch(query: Tensor, rules: Rules) -> bool:
+    plain = rules.dropout == 0 and rules.softcap is None
+    return _half_on_cuda(query) and plain and _torch_varlen() is not None
+
+
+def _torch(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], rules: Rules) -> Tensor:
+    options = {"scale": rules.scaling, "window_size": (rules.left, 0), "enable_gqa": query.shape[0] != key.shape[0]}
+    return _torch_varlen()(*_flash_arguments(query, key, value, lengths), **options)
+
+
+def _serves_flex(query: Tensor, rules: Rules) -> bool:
+    return query.is_cuda and query.dtype != torch.float64 and rules.dropout == 0
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], rules: Rules) -> Tensor:
+    """PyTorch's flex attention, compiled on a GPU; see `varlen_attention`."""
+    attend, softcap = _flex_attention(query.is_cuda), rules.softcap
+
+    def capped(score: Tensor, *_: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    found = attend(
+        query[None],
+        key[None],
+        value[None],
+        score_mod=None if softcap is None else capped,
+        block_mask=_block_mask(lengths, rules.window, query.device),
+        scale=rules.scaling,
+        enable_gqa=query.shape[0] != key.shape[0],
+    )
+    return found[0].transpose(0, 1).contiguous()
+
+
+@cache
+def _flex_attention(compiled: bool) -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+
+
+@lru_cache(maxsize=8)
+def _block_mask(lengths: tuple[int, ...], window: int | None, device: torch.device) -> object:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    row = torch.repeat_interleave(torch.tensor(lengths, device=device))  # of each token
+
+    def seen(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        same = (row[i] == row[j]) & (i >= j)
+        return same if window is None else same & (i - j < window)
+
+    return create_block_mask(seen, None, None, len(row), len(row), device=device)
+
+
+Kernel = tuple[Callable[[Tensor, Rules], bool], Callable[[Tensor, Tensor, Tensor, tuple[int, ...], Rules], Tensor]]
+KERNELS: tuple[Kernel, ...] = (
+    (_serves_flash_3, _flash_3),
+    (_serves_flash_2, _flash_2),
+    (_serves_torch, _torch),
+    (_serves_flex, flex),
+)
