@@ -237,21 +237,17 @@ def accumulate(partial: Partial, centred: Tensor, label: Column, wants: Wants, w
     return weights
 
 
-def accumulate_gap(
-    partial: Partial, weights: Tensor, difference: Tensor, shift: Tensor, wants: Wants, work: Tensor
-) -> None:
+def accumulate_gap(partial: Partial, weights: Tensor, difference: Tensor, wants: Wants, work: Tensor) -> None:
     """Add the sums of z - r over a slice to a Partial.
 
     Args:
         partial: the model's or the reference's Partial of this slice.
         weights: its e, [N, C]; overwritten.
-        difference: the model's centred logits minus the reference's, [N, C]; left as it is.
-        shift: the model's centre minus the reference's, [N].
+        difference: z - r, the label's column finite, [N, C]; left as it is.
         wants: the sums to take.
         work: scratch of the same shape.
     """
     if wants.excess:
-        excess = torch.add(difference, shift.unsqueeze(1), out=work).expm1_()
-        partial.excess = excess.mul_(weights).sum(1)
+        partial.excess = torch.expm1(difference, out=work).mul_(weights).sum(1)
     if wants.gap:
-        partial.gap = weights.mul_(difference).sum(1) + shift * partial.total
+        partial.gap = weights.mul_(difference).sum(1)

@@ -37,17 +37,19 @@ def summarise_tile(
         buffers: scratch tiles; 0 and 1 hold `tile` and `other`.
     """
     label = Column(labels, start, tile.shape[1])
+    difference = None
+    if other is not None:  # before the logits are centred, which would cost digits
+        difference = torch.sub(tile, other, out=buffers.tile(3, *tile.shape))
+        label.fill_(difference, 0.0)
     own = _centre(tile, label, start, wants[0])
     work = buffers.tile(2, *tile.shape)
-    if other is None:
+    if other is None or difference is None:
         accumulate(own.others, tile, label, wants[0], work)
         return own, None
     reference = _centre(other, label, start, wants[1])
-    difference = torch.sub(tile, other, out=buffers.tile(3, *tile.shape))
-    shift = own.others.maximum - reference.others.maximum
     for part, centred, want in ((own.others, tile, wants[0]), (reference.others, other, wants[1])):
         weights = accumulate(part, centred, label, want, work)
-        accumulate_gap(part, weights, difference, shift, want, buffers.tile(4, *tile.shape))
+        accumulate_gap(part, weights, difference, want, buffers.tile(4, *tile.shape))
     return own, reference
 
 

@@ -12,10 +12,10 @@ def reduce(z: torch.Tensor, start: int, labels: torch.Tensor, other: torch.Tenso
     label = Column(labels, start, z.shape[1])
     centred = z.clone()
     partial = centre_(centred, label, start, WANTS)
-    difference = z - partial.maximum[:, None] - other
+    difference = z - other
     label.fill_(difference, 0.0)
     weights = accumulate(partial, centred, label, WANTS, torch.empty_like(z))
-    accumulate_gap(partial, weights, difference, partial.maximum, WANTS, torch.empty_like(z))
+    accumulate_gap(partial, weights, difference, WANTS, torch.empty_like(z))
     return partial
 
 

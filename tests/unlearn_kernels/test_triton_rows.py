@@ -361,3 +361,36 @@ def test_a_training_step_compiles_into_one_graph(given):
     torch.compile(step, fullgraph=True, backend="aot_eager")(*compiled).backward()
     for a, b in zip(eager, compiled, strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("kind", ["unit gradients", "shared reference", "adapter", "no gradient"])
+def test_every_schedule_compiles_into_one_graph(monkeypatch, kind):
+    monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 2)
+    leaves, rest = linear_case()
+    labels, chosen = rest["labels"].clamp_min(0), []
+    hidden, weight = leaves[:2]
+    u, b = torch.randn(len(hidden), 2, device=hidden.device), torch.randn(len(weight), 2, device=hidden.device)
+    options = {"ignore_index": None, "backend": "triton", "statistics": ("log_prob",), "explain": chosen.append}
+    if kind == "unit gradients":
+        options["workspace_bytes"] = 3 * len(hidden) * len(weight)
+    if kind == "shared reference":
+        options |= {"statistics": ("reference_kl", "log_prob"), "reference_hidden": hidden.detach() * 0.5}
+
+    def step(hidden, weight, u, b):
+        adapter = {"adapter_hidden": u, "adapter_weight": b} if kind == "adapter" else {}
+        head = weight if kind == "shared reference" else weight.detach()
+        s = linear_token_statistics(hidden, head, labels, **adapter, **options)
+        return sum(field.sum() for field in s if field is not None)
+
+    needs = kind != "no gradient"
+    eager, compiled = ([x.detach().clone().requires_grad_(needs) for x in (hidden, weight, u, b)] for _ in range(2))
+    expected = step(*eager)
+    assert chosen[0].name == (kind if kind in ("unit gradients", "no gradient") else "recompute")
+    options.pop("explain")
+    found = torch.compile(step, fullgraph=True, backend="aot_eager")(*compiled)
+    torch.testing.assert_close(found, expected)
+    if needs:
+        expected.backward()
+        found.backward()
+        for a, b in zip(eager, compiled, strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
