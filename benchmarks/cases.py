@@ -99,7 +99,8 @@ class Problem:
         case: what they are for.
         inputs: hidden states [N, D] and head [V, D], or logits [N, V].
         labels: [N].
-        reference: the frozen model's hidden states or logits, as a keyword argument; empty where none is needed.
+        reference: the frozen model's hidden states, and its head unless it is the model's, or its logits, as keyword
+            arguments; empty where none is needed.
     """
 
     case: Case
@@ -111,6 +112,12 @@ class Problem:
     def leaves(self) -> tuple[Tensor, ...]:
         """The inputs that get a gradient."""
         return tuple(x for x in self.inputs if x.requires_grad)
+
+    @property
+    def reference_inputs(self) -> tuple[Tensor, ...]:
+        """The frozen model's hidden states and head, or its logits; none where none are needed."""
+        shared = {"reference_weight": self.inputs[1].detach()} if "reference_hidden" in self.reference else {}
+        return tuple({**shared, **self.reference}[name] for name in sorted({**shared, **self.reference}))
 
     @cached_property
     def kept(self) -> Tensor:
@@ -128,7 +135,10 @@ class Problem:
 
 
 def make(case: Case) -> Problem:
-    """Draw the inputs of a case: logits of unit variance, and a reference 30 % of that away, a KL of about 0.04."""
+    """Draw the inputs of a case: logits of unit variance, and a reference 30 % of that away, a KL of about 0.04.
+
+    A model whose head trains is compared with a reference that has a frozen head of its own; else they share theirs.
+    """
     torch.manual_seed(0)
     wide = "float32" if case.source.startswith("row ") else case.dtype
     options = {"dtype": getattr(torch, wide), "device": case.device}
@@ -144,6 +154,8 @@ def make(case: Case) -> Problem:
     if case.needs_reference:
         name = "reference_hidden" if case.source == "hidden" else "reference_logits"
         reference[name] = inputs[0].detach() + 0.3 * torch.randn_like(inputs[0])
+        if case.source == "hidden" and case.head == "trainable":
+            reference["reference_weight"] = inputs[1].detach().clone()
     return Problem(case, inputs, labels, reference)
 
 

@@ -119,7 +119,7 @@ def _traceable(
 ) -> dict[str, Tensor]:
     if len(inputs) == 2:
         logits = dense_logits(*inputs)
-        reference = tuple(dense_logits(x, inputs[1].detach()) for x in reference)
+        reference = (dense_logits(*reference),) if reference else ()
     else:
         logits, reference = _wide(inputs[0]), tuple(_wide(x) for x in reference)
     keep = labels != IGNORED
@@ -135,8 +135,7 @@ def _compiled() -> Callable[..., dict[str, Tensor]]:
 
 def compiled(problem: Problem) -> tuple[Tensor, ...]:
     """`torch.compile` of the dense definitions, for all shapes at once."""
-    reference = tuple(problem.reference.values())
-    record = _compiled()(problem.inputs, problem.labels, reference, problem.case.fields)
+    record = _compiled()(problem.inputs, problem.labels, problem.reference_inputs, problem.case.fields)
     return problem.means(TokenStatistics(**record))
 
 
@@ -181,8 +180,7 @@ def liger_reference_kl(problem: Problem) -> tuple[Tensor, ...]:
     from liger_kernel.transformers.functional import liger_fused_linear_jsd
 
     hidden, weight = problem.inputs
-    heads = (hidden, weight, problem.reference["reference_hidden"], weight.detach())
-    return (liger_fused_linear_jsd(*heads, problem.labels, jsd_beta=0.0),)
+    return (liger_fused_linear_jsd(hidden, weight, *problem.reference_inputs, problem.labels, jsd_beta=0.0),)
 
 
 def liger_chunked_reference_kl(problem: Problem) -> tuple[Tensor, ...]:
@@ -191,7 +189,7 @@ def liger_chunked_reference_kl(problem: Problem) -> tuple[Tensor, ...]:
 
     hidden, weight = problem.inputs
     loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0)
-    return (loss(hidden, weight, problem.reference["reference_hidden"], weight.detach(), problem.labels),)
+    return (loss(hidden, weight, *problem.reference_inputs, problem.labels),)
 
 
 def _cut_cross_entropy(on_gpu: bool, **options: object) -> Function:

@@ -136,6 +136,27 @@ def merge_sides(a: Side, b: Side) -> Side:
     return Side(merge(a.others, b.others), torch.maximum(a.label, b.label))
 
 
+def merge_all(sides: Sequence[Side]) -> Side:
+    """Merge what is known of many disjoint sets of columns, in pairs, all pairs in the same few operations."""
+    if len(sides) == 1:
+        return sides[0]
+    columns = zip(*(side.tensors() for side in sides), strict=True)
+    many = [None if column[0] is None else torch.stack([known(x) for x in column]) for column in columns]
+    count = len(sides)
+    while count > 1:
+        half, last = count // 2, count - count % 2
+        a, b = (Side.of(_each(many, cut)) for cut in (slice(half), slice(half, last)))
+        rest, merged = _each(many, slice(last, count)), merge_sides(a, b).tensors()
+        pairs = zip(merged, rest, strict=True)
+        many = [None if x is None else torch.cat([x, known(y)]) if last < count else x for x, y in pairs]
+        count -= half
+    return Side.of([None if x is None else x[0] for x in many])
+
+
+def _each(tensors: Sequence[Tensor | None], cut: slice) -> list[Tensor | None]:
+    return [None if x is None else x[cut] for x in tensors]
+
+
 def single(like: Partial, logit: Tensor, gap: Tensor | None, index: Tensor) -> Partial:
     """The Partial of one column a token: the label's.
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from unlearn_kernels.merge import Side, merge_sides
+from unlearn_kernels.merge import Side, merge_all
 
 
 def shard(rows: int, group: dist.ProcessGroup, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -41,11 +41,11 @@ def merge_ranks(own: Side, reference: Side | None, group: dist.ProcessGroup) -> 
     flat = [x for side in sides for x in side.tensors()]
     present = [x for x in flat if x is not None]
     packed = torch.stack([x.double() for x in present])  # float64 holds every float32 and every column index exactly
-    merged: list[Side] = []
+    received = []
     for rank in _gather(packed, group):
         values = iter([x.to(like.dtype) for x, like in zip(rank, present, strict=True)])
-        received = [_receive(side, values) for side in sides]
-        merged = [merge_sides(a, b) for a, b in zip(merged, received, strict=True)] if merged else received
+        received.append([_receive(side, values) for side in sides])
+    merged = [merge_all(parts) for parts in zip(*received, strict=True)]
     return merged[0], merged[1] if len(merged) > 1 else None
 
 

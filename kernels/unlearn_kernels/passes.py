@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from unlearn_kernels.fields import Coefficients
-from unlearn_kernels.merge import Side, Wants, known, merge_sides
+from unlearn_kernels.merge import Side, Wants, known, merge_all
 from unlearn_kernels.tiles import Buffers, Tiling
 
 KEPT = 16  # number of the first tile that is kept; those below are scratch
+MERGED_TOGETHER = 32  # tiles whose sums are merged in one go
 
 
 class Source(Protocol):
@@ -148,7 +149,7 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
         the logits, and their maxima, in the order of `Pass.tiles`, all of the model's before all of the reference's.
     """
     buffers = run.memory()
-    blocks: dict[int, tuple[Side, Side | None]] = {}
+    blocks: dict[int, list[tuple[Side, Side | None]]] = {}
     kept: list[Tensor] = []
     kept_reference: list[Tensor] = []
     for tile_number, (number, columns, rows) in enumerate(run.tiles()):
@@ -160,14 +161,17 @@ def forward_pass(run: Pass, wants: tuple[Wants, Wants]) -> tuple[Side, Side | No
             kept += [tile, own.others.maximum]
             if reference is not None and other is not None and run.keep_reference:
                 kept_reference += [other, reference.others.maximum]
-        before = blocks.get(rows.start)
-        blocks[rows.start] = (own, reference) if before is None else _merge(before, (own, reference))
-    own, reference = _join(list(blocks.values()), run.offset)
+        found = blocks.setdefault(rows.start, [])
+        found.append((own, reference))
+        if len(found) == MERGED_TOGETHER:
+            found[:] = [_merge(found)]
+    own, reference = _join([_merge(found) for found in blocks.values()], run.offset)
     return own, reference, kept + kept_reference
 
 
-def _merge(a: tuple[Side, Side | None], b: tuple[Side, Side | None]) -> tuple[Side, Side | None]:
-    return merge_sides(a[0], b[0]), None if a[1] is None or b[1] is None else merge_sides(a[1], b[1])
+def _merge(found: list[tuple[Side, Side | None]]) -> tuple[Side, Side | None]:
+    references = [reference for _, reference in found if reference is not None]
+    return merge_all([own for own, _ in found]), merge_all(references) if references else None
 
 
 def _join(blocks: list[tuple[Side, Side | None]], offset: int | Tensor) -> tuple[Side, Side | None]:

@@ -156,8 +156,8 @@ def _difference(log_p: Tensor, log_q: Tensor, delta: Tensor, work: Tensor) -> Te
     |p - q| = -max(p, q) expm1(-|delta|): exact where p and q are close, bounded where not.
     """
     larger = exp_(torch.maximum(log_p, log_q, out=log_q))
-    torch.copysign(delta, torch.full((), -1.0, dtype=delta.dtype), out=work)
-    return larger.mul_(work.expm1_()).copysign_(delta)
+    larger.mul_(torch.abs(delta, out=work).neg_().expm1_())
+    return larger.mul_(torch.sign(delta, out=work).neg_())
 
 
 def _log(scale: Tensor) -> Tensor:

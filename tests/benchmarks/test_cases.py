@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from benchmarks.cases import IGNORED, PRESETS, Case, make, step
@@ -15,8 +17,18 @@ def test_a_problem_has_what_the_case_says():
     assert (problem.labels == IGNORED).sum() == 6
     assert problem.kept == CASE.kept == 4
     assert problem.reference["reference_hidden"].shape == (10, 4)
+    assert problem.reference_inputs[1].data_ptr() == weight.data_ptr()  # the head is shared
     assert problem.double().inputs[0].dtype == torch.float64
     assert torch.equal(make(CASE).inputs[0], hidden)
+
+
+def test_a_reference_of_a_head_that_trains_has_its_own():
+    problem = make(replace(CASE, head="trainable"))
+    own, reference = problem.inputs[1], problem.reference["reference_weight"]
+    assert torch.equal(own, reference)
+    assert own.data_ptr() != reference.data_ptr()
+    assert not reference.requires_grad
+    assert [len(make(replace(CASE, source=s)).reference_inputs) for s in ("hidden", "logits")] == [2, 1]
 
 
 def test_a_pass_over_logits_is_in_float32():

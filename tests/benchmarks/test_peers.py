@@ -24,7 +24,7 @@ def test_the_definitions_and_ours_agree(operation, source):
 def test_what_torch_compile_gets_is_the_definitions():
     for source in ("hidden", "logits"):
         one = problem("all", source)
-        record = peers._traceable(one.inputs, one.labels, tuple(one.reference.values()), one.case.fields)
+        record = peers._traceable(one.inputs, one.labels, one.reference_inputs, one.case.fields)
         torch.testing.assert_close(one.means(peers.TokenStatistics(**record)), peers.pytorch(one))
 
 

@@ -2,7 +2,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlearn_kernels.merge import Column, Partial, Wants, accumulate, accumulate_gap, centre_, known, merge, single
+from unlearn_kernels.merge import (
+    Column,
+    Partial,
+    Side,
+    Wants,
+    accumulate,
+    accumulate_gap,
+    centre_,
+    known,
+    merge,
+    merge_all,
+    single,
+)
 
 WANTS = Wants(logit_sum=True, first=True, second=True, gap=True, excess=True, index=True)
 
@@ -62,8 +74,11 @@ def test_any_cut_and_any_grouping_give_the_whole(seed, widths, scale):
     right = parts[-1]
     for part in reversed(parts[:-1]):
         right = merge(part, right)
+    together = merge_all([Side(part, z_y if part is parts[-1] else z_y - float("inf")) for part in parts])
     check(left, expected(z, other))
     check(right, expected(z, other))
+    check(together.others, expected(z, other))
+    assert torch.equal(together.label, z_y)
 
 
 def test_a_slice_with_nothing_but_the_label_is_the_neutral_element():
