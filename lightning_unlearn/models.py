@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 
 from lightning_unlearn.head import causal_lm
+from lightning_unlearn.sharding import decoder_layers
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,38 @@ def load_causal_lm(
         return AutoModelForCausalLM.from_pretrained(model, **options)
     except OSError as error:
         raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
+
+
+def loads_apart(model: str | Path | nn.Module) -> bool:
+    """Whether each process can read its own part of the weights: they are in files, and of one model."""
+    return not isinstance(model, nn.Module) and not (Path(model) / "adapter_config.json").exists()
+
+
+def model_skeleton(model: str | Path, *, dtype: str | torch.dtype | None = None, **options: Any) -> nn.Module:
+    """Build a checkpoint's model without its weights, which are on the meta device; buffers are as they should be.
+
+    Args:
+        model: checkpoint name or folder.
+        dtype: precision of the weights (default: the checkpoint's).
+        options: as `load_causal_lm` takes them.
+
+    Raises:
+        ValueError: if the checkpoint cannot be found.
+    """
+    from accelerate import init_empty_weights
+
+    trust = options.pop("trust_remote_code", False)
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
+    dtype = dtype if dtype not in (None, "auto") else config.dtype or torch.float32
+    # Buffers such as rotary frequencies are in no checkpoint: they must be computed, not left as memory was found.
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        empty = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust, **options)
+    empty.tie_weights()
+    return empty.eval()
 
 
 def load_tokenizer(
@@ -200,10 +235,7 @@ def _load_adapter(folder: Path, options: dict) -> nn.Module:
 
 
 def _layer_prefixes(model: nn.Module, layers: Sequence[int]) -> list[str]:
-    lists = [(name, module) for name, module in causal_lm(model).named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ValueError(f"train_layers needs a model with a list of decoder layers, got {type(model).__name__}")
-    name, decoder = max(lists, key=lambda item: len(item[1]))
+    name, decoder = decoder_layers(causal_lm(model))
     outside = [layer for layer in layers if not -len(decoder) <= layer < len(decoder)]
     if outside:
         raise ValueError(f"train_layers must be in [-{len(decoder)}, {len(decoder)}), got {outside}")
