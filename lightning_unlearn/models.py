@@ -6,7 +6,8 @@ Weights are read from safetensors only, and code that comes with a checkpoint is
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -137,7 +138,22 @@ def add_lora(model: nn.Module, lora: Lora) -> nn.Module:
         target_modules=settings["target_modules"],
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with _placeholders(model):
+        return get_peft_model(model, config)
+
+
+@contextmanager
+def _placeholders(model: nn.Module) -> Iterator[None]:
+    """Within it weights on the meta device seem to be in memory: adapters follow them, and need values of their own."""
+    empty = [
+        (module, n, p) for module in model.modules() for n, p in module.named_parameters(recurse=False) if p.is_meta
+    ]
+    for module, name, parameter in empty:
+        placeholder = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)  # one number, whatever the shape
+        setattr(module, name, nn.Parameter(placeholder, requires_grad=parameter.requires_grad))
+    yield
+    for module, name, parameter in empty:
+        setattr(module, name, parameter.requires_grad_(getattr(module, name).requires_grad))
 
 
 def select_trainable(

@@ -20,15 +20,18 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as checkpoints
 from huggingface_hub import snapshot_download
-from torch import nn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, causal_lm
 
@@ -68,9 +71,6 @@ def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device)
         model: as `models.model_skeleton` made and `shard` cut it; adapters that have values keep them.
         checkpoint: name or folder with safetensors.
         device: where the weights go.
-
-    Raises:
-        ValueError: if the checkpoint lacks a weight.
     """
     inner = causal_lm(model)
     folder = Path(checkpoint)
@@ -81,15 +81,24 @@ def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device)
     inner._apply(lambda x: torch.empty_like(x, device=device) if x.is_meta else x)
     if tied:  # each of the two got memory of its own
         inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
-    reader = HuggingFaceStorageReader(str(folder))
-    held = reader.read_metadata().state_dict_metadata
     weights = {name.replace(".base_layer", ""): x for name, x in inner.named_parameters() if name in empty}
-    missing = sorted(weights.keys() - held.keys())
-    if missing:
-        raise ValueError(
-            f"model must hold every weight under its name to be loaded in parts, got none for {missing[:3]}"
-        )
-    checkpoints.load({name: x.detach() for name, x in weights.items()}, storage_reader=reader)
+    reader = HuggingFaceStorageReader(str(folder))
+    if weights.keys() <= reader.read_metadata().state_dict_metadata.keys():
+        checkpoints.load({name: x.detach() for name, x in weights.items()}, storage_reader=reader)
+    else:  # transformers renames, joins or splits what the files hold: it must read the whole
+        _broadcast_weights(inner, weights, folder)
+
+
+def _broadcast_weights(inner: PreTrainedModel, weights: dict[str, nn.Parameter], folder: Path) -> None:
+    state: dict[str, Tensor] = {}
+    if dist.get_rank() == 0:
+        rank_zero_warn(f"{folder} holds weights under other names than the model: rank 0 loads all, and sends them on")
+        source = AutoModelForCausalLM.from_pretrained(folder, dtype=inner.dtype).state_dict()
+        state = {name: source[name] for name in weights}
+    names = {id(parameter): name for name, parameter in inner.named_parameters()}
+    state = {names[id(weights[name])]: x for name, x in state.items()}
+    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(inner, state, options=whole)
 
 
 def clip_gradients(
@@ -180,7 +189,7 @@ class _SumBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         gradient = gradient.contiguous()
-        torch.distributed.all_reduce(gradient, group=ctx.group)
+        dist.all_reduce(gradient, group=ctx.group)
         return gradient, None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -56,23 +58,34 @@ def objective_of(kind: str, arch: str, *, tied: bool) -> Objective:
     return NPO(with_adapters(model), retain="kl", reference="adapter")
 
 
+FOLDERS = {"entropy": ("gemma3_text", "llama"), "copy": ("llama",), "lora": ("llama", "gpt_neox")}
+
+
+def from_folder(kind: str, folder: Path) -> Objective:
+    """An objective whose processes read their parts of the weights from files."""
+    torch.manual_seed(7)  # adapters are drawn
+    if kind == "entropy":
+        return MaximizeEntropy(folder, retain="nll")
+    if kind == "copy":
+        return NPO(folder, retain="kl", reference="copy")
+    return NPO(folder, retain="kl", lora=Lora(dropout=0.0))
+
+
 def whole(x: torch.Tensor) -> torch.Tensor:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def gradients(objective: Objective) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    if objective.model.training is False and objective.gradient_checkpointing:
-        objective.configure_model()
-        objective.model.train()
+    objective.configure_model()
+    objective.model.train(objective.gradient_checkpointing)  # in eval mode there is none, and no dropout
     loss = objective.losses(pack(ROWS))["loss"]
     (2 * loss).backward()
     named = objective.model.named_parameters()
     return loss.detach(), {name: whole(p.grad) for name, p in named if p.grad is not None}
 
 
-def compare(kind: str, arch: str, tied: bool, mesh: tuple[int, int]) -> None:
-    alone = gradients(objective_of(kind, arch, tied=tied))
-    sharded = objective_of(kind, arch, tied=tied)
+def compare(make: Callable[[], Objective], mesh: tuple[int, int]) -> None:
+    alone, sharded = gradients(make()), make()
     sharded._device_mesh = init_device_mesh("cpu", mesh, mesh_dim_names=("data_parallel", "tensor_parallel"))
     for _ in range(2):  # twice: what the first step leaves gathered or cut must not spoil the second
         sharded.zero_grad()
@@ -93,9 +106,12 @@ def cases(world: int) -> list[tuple[str, str, bool, tuple[int, int]]]:
     return of_llama + others
 
 
-def all_parity_cases(world: int) -> None:
+def all_parity_cases(world: int, folder: Path) -> None:
     torch.distributed.init_process_group("gloo")
-    for case in cases(world):
+    made = [(partial(objective_of, kind, arch, tied=tied), mesh) for kind, arch, tied, mesh in cases(world)]
+    for (kind, archs), tied, mesh in product(FOLDERS.items(), (False, True), MESHES[world]):
+        made += [(partial(from_folder, kind, folder / f"{arch} {tied}"), mesh) for arch in archs]
+    for case in made:
         try:
             compare(*case)
         except Exception as error:
@@ -104,8 +120,10 @@ def all_parity_cases(world: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", MESHES)
-def test_losses_and_gradients_are_those_of_one_process(world):
-    spawn(world, all_parity_cases, world)
+def test_losses_and_gradients_are_those_of_one_process(tmp_path, world):
+    for arch, tied in product({arch for archs in FOLDERS.values() for arch in archs}, (False, True)):
+        model_of(arch, tied=tied).save_pretrained(tmp_path / f"{arch} {tied}")
+    spawn(world, all_parity_cases, world, tmp_path)
 
 
 class Rows(L.LightningDataModule):
