@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from lightning_unlearn.head import causal_lm
-from lightning_unlearn.sharding import decoder_layers
+from lightning_unlearn.sharded_save import save_sharded
+from lightning_unlearn.sharding import decoder_layers, is_sharded
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ def save_model(
     """Write a folder that `from_pretrained` loads: safetensors, config and tokenizer.
 
     Args:
-        model: a transformers model or a peft model; it is not changed.
+        model: a transformers model or a peft model; it is not changed. One that is sharded is gathered weight by
+            weight: every process must call this then, and rank 0 writes.
         tokenizer: saved beside it, unless None.
         folder: created if need be.
         merge_lora: write the base model with the adapters merged in; otherwise the adapter alone.
@@ -198,7 +201,13 @@ def save_model(
         raise ValueError(f"folder must be a folder, new or old, got the file {folder}")
     if not hasattr(model, "save_pretrained"):
         raise ValueError(f"model must have save_pretrained to be exported, got {type(model).__name__}")
-    if merge_lora and hasattr(model, "merge_and_unload"):
+    if is_sharded(model):
+        if merge_lora and hasattr(model, "peft_config") and not _is_plain_lora(model):
+            raise ValueError("merge_lora must be False for sharded adapters that are not plain LoRA, got True")
+        save_sharded(model, folder, merge_lora=merge_lora)
+        if dist.get_rank() > 0:
+            return
+    elif merge_lora and hasattr(model, "merge_and_unload"):
         _save_merged(model, folder)
     else:
         model.save_pretrained(folder)

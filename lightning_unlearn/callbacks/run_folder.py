@@ -25,6 +25,7 @@ from lightning_unlearn.callbacks.throughput import StepWatch, count_tokens, peak
 from lightning_unlearn.evaluation.log import SAMPLES
 from lightning_unlearn.report import write_report
 from lightning_unlearn.report.runs import CARD, METRICS, REPORT, read_object
+from lightning_unlearn.sharding import is_sharded
 
 NOTHING = {"train_seconds": 0.0, "wall_seconds": 0.0, "tokens": 0, "peak_gb": 0.0, "fits": 0}
 
@@ -140,13 +141,15 @@ class RunFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the model, the finished run card and the report."""
-        if _leaves_no_trace(trainer) or not trainer.is_global_zero:
+        if _leaves_no_trace(trainer):
             return
-        root = Path(trainer.default_root_dir)
+        root, model = Path(trainer.default_root_dir), cast(nn.Module, pl_module.model)
+        if self.save_model and (trainer.is_global_zero or is_sharded(model)):
+            _replace_model(model, trainer, root / "model")
+        if not trainer.is_global_zero:
+            return
         for logger in trainer.loggers:
             logger.save()
-        if self.save_model:
-            _replace_model(cast(nn.Module, pl_module.model), trainer, root / "model")
         write_json(root / CARD, {**self._card, **self._results(trainer, pl_module)})
         if self.report:
             write_report(root)
@@ -246,8 +249,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _replace_model(model: nn.Module, trainer: Trainer, folder: Path) -> None:
     """Save beside the old folder first, so that a kill in between leaves one of the two whole."""
     partial = folder.with_name("model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if trainer.is_global_zero:
+        shutil.rmtree(partial, ignore_errors=True)
     tokenizer = getattr(getattr(trainer, "datamodule", None), "tokenizer", None)
     models.save_model(model, tokenizer if hasattr(tokenizer, "save_pretrained") else None, partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    if trainer.is_global_zero:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)

@@ -1,0 +1,111 @@
+"""Write a sharded model as a Hugging Face folder: weights are gathered one at a time, and no process holds them all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_unlearn.head import causal_lm
+
+FILE_BYTES = 5 * 10**9  # what rank 0 holds at most, beside the weight that made it so much
+
+
+@torch.no_grad()
+def save_sharded(model: nn.Module, folder: Path, *, merge_lora: bool = True, file_bytes: int = FILE_BYTES) -> None:
+    """Write safetensors and config that `from_pretrained` loads; every process must call it, and rank 0 writes.
+
+    Args:
+        model: a sharded transformers causal LM, or a PEFT model of one.
+        folder: created if need be.
+        merge_lora: write the base model with its LoRA merged in; otherwise the adapter alone.
+        file_bytes: size at which a file is written and the next begun.
+    """
+    writes = dist.get_rank() == 0
+    if hasattr(model, "peft_config") and not merge_lora:
+        state = {name: whole(p) for name, p in model.named_parameters() if "lora_" in name}
+        if writes:
+            model.save_pretrained(folder, state_dict=state)
+        return
+    files = _Files(folder, file_bytes) if writes else None
+    for name, weight in _weights(causal_lm(model)):
+        if files is not None:
+            files.add(name, weight)
+    if files is not None:
+        files.close()
+        inner = causal_lm(model)
+        inner.config.save_pretrained(folder)
+        if inner.can_generate():
+            inner.generation_config.save_pretrained(folder)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor gathered from all processes, each of which must ask for it; one that is not sharded as it is."""
+    return x.detach().full_tensor() if isinstance(x, DTensor) else x.detach()
+
+
+def _weights(inner: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight by its name in the base model, whole and with LoRA merged in; of tied ones the first."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = {name: module for name, module in inner.named_modules() if isinstance(module, LoraLayer)}
+    seen: set[int] = set()
+    for name, value in inner.state_dict(keep_vars=True).items():
+        if "lora_" in name or id(value) in seen:
+            continue
+        seen.add(id(value))
+        weight, layer = whole(value), adapted.get(name.removesuffix(".base_layer.weight"))
+        if layer is not None and name.endswith(".base_layer.weight"):
+            weight = (weight + sum(_delta(layer, adapter) for adapter in layer.active_adapters)).to(weight.dtype)
+        yield name.replace(".base_layer", ""), weight
+
+
+def _delta(layer: nn.Module, adapter: str) -> Tensor:
+    product = whole(layer.lora_B[adapter].weight) @ whole(layer.lora_A[adapter].weight)
+    return layer.scaling[adapter] * (product.T if layer.fan_in_fan_out else product)
+
+
+class _Files:
+    """Files of safetensors that together hold a model, and their index."""
+
+    def __init__(self, folder: Path, file_bytes: int) -> None:
+        self.folder, self.file_bytes = folder, file_bytes
+        self.waiting: dict[str, Tensor] = {}
+        self.files: list[list[str]] = []
+        self.total = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, weight: Tensor) -> None:
+        """Take a weight, and write those that wait once they are many."""
+        self.waiting[name] = weight.to("cpu", copy=True).contiguous()
+        if sum(x.nbytes for x in self.waiting.values()) >= self.file_bytes:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is left, give the files their names, and write the index."""
+        if self.waiting:
+            self._write()
+        count, index = len(self.files), {}
+        for number, names in enumerate(self.files):
+            final = "model.safetensors" if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
+            os.replace(self._partial(number), self.folder / final)
+            index |= dict.fromkeys(names, final)
+        if count > 1:
+            content = {"metadata": {"total_size": self.total}, "weight_map": index}
+            (self.folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
+
+    def _partial(self, number: int) -> Path:
+        return self.folder / f"{number}.partial"
+
+    def _write(self) -> None:
+        save_file(self.waiting, self._partial(len(self.files)), metadata={"format": "pt"})
+        self.total += sum(x.nbytes for x in self.waiting.values())
+        self.files.append(list(self.waiting))
+        self.waiting = {}
