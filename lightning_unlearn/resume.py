@@ -1,8 +1,11 @@
 """What a checkpoint must hold beside weights and optimiser, so that a resumed run is the unbroken one to the last bit.
 
-Lightning restores weights, optimiser, schedule and progress. Missing are the random state (dropout), the position of a
-loader that was made before the checkpoint was read, and the gradients of an optimiser step that a checkpoint fell in
+Lightning restores weights, optimiser, schedule and progress. Missing are the random state (dropout), the position of
+loaders that were made before the checkpoint was read, and the gradients of an optimiser step that a checkpoint fell in
 the middle of.
+
+A loader with a `state_dict` goes on where it was. A plain DataLoader has none: its epoch is begun again with the random
+state that it had, and its first batches are passed over.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.distributed import _set_sampler_epoch
+from torch.utils.data import DataLoader, IterableDataset
 
 
 def training_state(module: L.LightningModule, *, step_open: bool) -> dict[str, Any]:
@@ -28,22 +33,32 @@ def training_state(module: L.LightningModule, *, step_open: bool) -> dict[str, A
     return state
 
 
-def loader_position(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the position of the training loader that Lightning saved, if it saved one."""
+def loader_position(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the positions of the training loaders that Lightning saved."""
     loop = checkpoint.get("loops", {}).get("fit_loop", {})
-    states = loop.get("state_dict", {}).get("combined_loader", [])
-    return states[0] if states else None
+    return loop.get("state_dict", {}).get("combined_loader", [])
 
 
-def restore(module: L.LightningModule, state: dict[str, Any], position: dict[str, Any] | None) -> None:
+def start_epoch(module: L.LightningModule) -> torch.Tensor:
+    """Return the random state that the epoch's loaders start from; to be called when an epoch starts.
+
+    Lightning makes the first iterators before training starts, and with them workers that have drawn already: those of
+    plain DataLoaders are made again here, so that every epoch's order follows from the state returned.
+    """
+    state, loop = torch.get_rng_state(), module.trainer.fit_loop
+    already_made = module.trainer.current_epoch == 0 or loop.is_resuming or loop.epoch_loop.restarting
+    if already_made and _replayed(loop):
+        iter(loop._data_fetcher)
+    return state
+
+
+def restore(module: L.LightningModule, state: dict[str, Any], positions: list[dict[str, Any]]) -> None:
     """Continue batches, random stream and gradients; to be called when training starts.
 
     Lightning gives a loader its position only if it makes the loader after it read the checkpoint; but to count the
     steps of the schedule, `configure_optimizers` had it made before.
     """
-    loader = module.trainer.train_dataloader
-    if position is not None and hasattr(loader, "load_state_dict"):
-        loader.load_state_dict(position)
+    _restore_loaders(module.trainer.fit_loop, state.get("epoch_start"), positions)
     random = state.get("random", {})
     if "cpu" in random:
         torch.set_rng_state(random["cpu"].cpu())
@@ -52,3 +67,28 @@ def restore(module: L.LightningModule, state: dict[str, Any], position: dict[str
     parameters = dict(module.named_parameters())
     for name, gradient in state.get("gradients", {}).items():
         parameters[name].grad = gradient.to(parameters[name])
+
+
+def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:
+    for loader in loop._combined_loader.flattened:  # Lightning does so too, after workers have drawn
+        _set_sampler_epoch(loader, loop.epoch_progress.current.processed)
+    done = loop.epoch_loop.batch_progress.current.ready
+    if not _replayed(loop):
+        loop._combined_loader._load_state_dicts(positions)
+        iter(loop._data_fetcher)  # iterators that exist know nothing of what was loaded
+    elif epoch_start is not None and done < loop.max_batches:
+        torch.set_rng_state(epoch_start.cpu())
+        iter(loop._data_fetcher)
+        for _ in range(done):
+            next(loop._data_fetcher)
+        loop._data_fetcher.fetched = 0  # Lightning adds the batches that are done itself
+
+
+def _replayed(loop: Any) -> bool:
+    """Whether any of the loaders can go on in an epoch only by beginning it again."""
+    return any(
+        isinstance(loader, DataLoader)
+        and not hasattr(loader, "load_state_dict")
+        and not isinstance(loader.dataset, IterableDataset)
+        for loader in loop._combined_loader.flattened
+    )
