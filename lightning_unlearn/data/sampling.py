@@ -134,8 +134,8 @@ class UnlearningLoader:
 
     def _fixed(self) -> dict[str, Any]:
         """What the rows of an epoch's micro-batches follow from."""
-        own = {"retain_per_forget": self.retain_per_forget, "seed": self.seed}
-        return {**self.batches.fixed, **own, **{f"{owner}_rows": self.orders.size(owner) for owner in STREAMS}}
+        sizes = {f"{owner}_rows": self.orders.size(owner) for owner in STREAMS}
+        return {**sizes, "retain_per_forget": self.retain_per_forget, "seed": self.seed, **self.batches.fixed}
 
     def _batch(self, step: int, scales: dict[str, RoleScale]) -> PackedBatch:
         plan, missing = self.batches.filled_plan(self.epoch, step, self.rank)

@@ -28,6 +28,9 @@ def trainer(roles=None, *, rank=0, world=1, accumulate=1):
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world} if world > 1 else None,
         accumulate_grad_batches=accumulate,
         num_training_batches=10,
+        limit_train_batches=1.0,
+        max_epochs=3,
+        max_steps=-1,
     )
 
 
@@ -47,11 +50,13 @@ def test_only_the_roles_of_the_objective_are_built(tiny_tokenizer):
     data = Rows(tokenizer=tiny_tokenizer)
     data.trainer = trainer(("forget_idk",))
     data.setup("fit")
-    assert next(iter(data.train_dataloader())).roles == ("forget", "forget_idk")
+    assert next(iter(data.train_dataloader())).roles == ("forget_idk",)
+    assert set(data._rows) == {"forget", "forget_idk"}  # refusals go with rows, which are there but not packed
     assert data.roles == ("forget", "retain", "forget_idk", "retain_idk")  # what is offered stays known
     data.trainer = trainer(("forget", "retain_idk"))
     data.setup("fit")
-    assert next(iter(data.train_dataloader())).roles == ("forget", "retain", "retain_idk")
+    assert next(iter(data.train_dataloader())).roles == ("forget", "retain_idk")
+    assert next(iter(data.val_dataloader())).roles == ("forget", "retain_idk")
 
 
 def test_a_role_that_is_not_offered_is_left_to_the_objective(tiny_tokenizer):
@@ -86,6 +91,30 @@ def test_loader_options_and_seed_reach_the_loader(tiny_tokenizer):
     other.setup("fit")
     first = next(iter(other.train_dataloader()))
     assert not np.array_equal(batch.input_ids.numpy(), first.input_ids.numpy())
+
+
+def test_a_budget_counts_what_the_objective_reads(tiny_tokenizer):
+    lengths = {}
+    for roles in (None, ("forget", "retain"), ("forget_idk",)):
+        data = Rows(tokenizer=tiny_tokenizer, tokens_per_batch=100)
+        assert data.batch_size is None
+        data.trainer = trainer(roles)
+        data.setup("fit")
+        loader, ordered = data.train_dataloader(), data.val_dataloader()
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            batches = list(loader)
+            assert len(batches) == len(loader)
+            assert max(len(batch.input_ids) for batch in [*batches, *ordered]) <= 100
+        lengths[roles] = len(loader)
+    assert lengths[None] > lengths["forget", "retain"] > lengths["forget_idk",]
+
+
+def test_a_row_above_the_budget_is_told_with_its_number(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, tokens_per_batch=5)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r'tokens_per_batch must be at least \d+: .* rows\["forget"\]\[\d\] .* got 5'):
+        data.train_dataloader()
 
 
 def test_a_test_run_builds_the_encoder_and_no_rows(tiny_tokenizer):
@@ -134,6 +163,8 @@ def test_refusals_from_a_list_a_file_or_ours(tmp_path, tiny_tokenizer):
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 1, "tokens_per_batch": 9}, "only one of batch_size and tokens_per_batch may be given"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch must be at least 1, got 0"),
         ({"retain_per_forget": 0.0}, "retain_per_forget must be above 0, got 0.0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
