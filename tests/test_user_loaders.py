@@ -18,6 +18,14 @@ from tests.dense import tiny
 
 EPOCHS, BATCH, FORGET, RETAIN = 3, 2, 7, 11  # 4 batches of forget rows an epoch, 6 of retain rows
 
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 class Padded(torch.utils.data.Dataset):
     """Padded rows of one token and its answer; the token tells the row."""
@@ -62,7 +70,7 @@ LOADERS = {
     "persistent": lambda workers: DataLoader(
         Both(), batch_size=BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
     ),
-    "generator": lambda workers: DataLoader(
+    "replacement": lambda workers: DataLoader(
         Both(), batch_size=BATCH, num_workers=workers, sampler=RandomSampler(Both())
     ),
     "dict": lambda workers: pair(DataLoader, workers),
@@ -94,15 +102,8 @@ class SaveEveryMicroBatch(L.Callback):
 def run(loader, *callbacks, seed: int = 0, ckpt_path: Path | None = None) -> tuple[dict, list]:
     torch.manual_seed(seed)
     objective, seen = GradientDifference(tiny(dtype=torch.float32), lr=1e-2, warmup_epochs=0), Seen()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        max_epochs=EPOCHS,
-        callbacks=[seen, *callbacks],
-    )
+    saving = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    trainer = L.Trainer(**{**QUIET, "enable_checkpointing": saving}, max_epochs=EPOCHS, callbacks=[seen, *callbacks])
     trainer.fit(objective, loader, ckpt_path=ckpt_path, weights_only=None if ckpt_path is None else True)
     return objective.state_dict(), seen.batches
 
