@@ -14,23 +14,42 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.distributed import _set_sampler_epoch
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset
 
 
-def training_state(module: L.LightningModule, *, step_open: bool) -> dict[str, Any]:
-    """Return the random state and, in the middle of an optimiser step, the gradients so far.
+def training_state(
+    module: L.LightningModule, *, step_open: bool, epoch_start: torch.Tensor | None = None
+) -> dict[str, Any]:
+    """Return the random state of every process and, in the middle of an optimiser step, the gradients so far.
+
+    Every process must call it, as it must `Trainer.save_checkpoint`.
 
     Args:
         module: the module in training.
         step_open: whether gradients have been accumulated that no optimiser step has used yet.
+        epoch_start: what `start_epoch` returned.
     """
-    state: dict[str, Any] = {"random": {"cpu": torch.get_rng_state()}, "gradients": {}}
+    random = {"cpu": torch.get_rng_state(), "epoch_start": epoch_start}
     if module.device.type == "cuda":
-        state["random"]["cuda"] = torch.cuda.get_rng_state(module.device)
-    if step_open:
-        state["gradients"] = {n: p.grad.detach() for n, p in module.named_parameters() if p.grad is not None}
-    return state
+        random["cuda"] = torch.cuda.get_rng_state(module.device)
+    gradients = {n: p.grad.detach() for n, p in module.named_parameters() if p.grad is not None} if step_open else {}
+    if not (dist.is_available() and dist.is_initialized()):
+        return {"random": [random], "gradients": gradients}
+    of_ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, random)
+    return {"random": of_ranks, "gradients": {name: _mean(value) for name, value in gradients.items()}}
+
+
+def _mean(gradient: torch.Tensor) -> torch.Tensor:
+    """Mean of what each process has accumulated by itself: DDP averages at the end of the step alone."""
+    if isinstance(gradient, DTensor):  # reduced after every micro-batch
+        return gradient
+    total = gradient.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def loader_position(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
@@ -52,14 +71,19 @@ def start_epoch(module: L.LightningModule) -> torch.Tensor:
     return state
 
 
-def restore(module: L.LightningModule, state: dict[str, Any], positions: list[dict[str, Any]]) -> None:
+def restore(module: L.LightningModule, state: dict[str, Any], positions: list[dict[str, Any]]) -> torch.Tensor | None:
     """Continue batches, random stream and gradients; to be called when training starts.
 
     Lightning gives a loader its position only if it makes the loader after it read the checkpoint; but to count the
     steps of the schedule, `configure_optimizers` had it made before.
+
+    Returns:
+        The random state that the loaders of the epoch started from.
     """
-    _restore_loaders(module.trainer.fit_loop, state.get("epoch_start"), positions)
-    random = state.get("random", {})
+    of_ranks = state.get("random") or [{}]
+    rank = module.trainer.global_rank
+    random = of_ranks[rank if rank < len(of_ranks) else 0]
+    _restore_loaders(module.trainer.fit_loop, random.get("epoch_start"), positions)
     if "cpu" in random:
         torch.set_rng_state(random["cpu"].cpu())
     if "cuda" in random and module.device.type == "cuda":
@@ -67,6 +91,7 @@ def restore(module: L.LightningModule, state: dict[str, Any], positions: list[di
     parameters = dict(module.named_parameters())
     for name, gradient in state.get("gradients", {}).items():
         parameters[name].grad = gradient.to(parameters[name])
+    return random.get("epoch_start")
 
 
 def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:

@@ -314,9 +314,8 @@ class Objective(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what an exact resume needs, see `lightning_unlearn.resume`."""
-        checkpoint["training_state"] = resume.training_state(self, step_open=self._step_open)
-        checkpoint["training_state"]["losses"] = self._step_losses
-        checkpoint["training_state"]["epoch_start"] = self._epoch_start
+        state = resume.training_state(self, step_open=self._step_open, epoch_start=self._epoch_start)
+        checkpoint["training_state"] = {**state, "losses": self._step_losses}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the initial weights where they will be needed, and what training continues from.
@@ -335,8 +334,7 @@ class Objective(L.LightningModule):
         """Check what the loaders were made for, and continue a resumed run where it was."""
         check_train_loaders(self.trainer)
         if self._resumed is not None:
-            resume.restore(self, *self._resumed)
-            self._epoch_start = self._resumed[0].get("epoch_start")
+            self._epoch_start = resume.restore(self, *self._resumed)
             self._step_open = bool(self._resumed[0].get("gradients"))
             self._step_losses = {k: v.to(self.device) for k, v in self._resumed[0].get("losses", {}).items()}
             self._resumed = None
