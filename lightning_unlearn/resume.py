@@ -15,7 +15,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from lightning.fabric.utilities.distributed import _set_sampler_epoch
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -95,8 +94,8 @@ def restore(module: L.LightningModule, state: dict[str, Any], positions: list[di
 
 
 def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:
-    for loader in loop._combined_loader.flattened:  # Lightning does so too, after workers have drawn
-        _set_sampler_epoch(loader, loop.epoch_progress.current.processed)
+    for loader in loop._combined_loader.flattened:
+        _set_epoch(loader, loop.epoch_progress.current.processed)
     done = loop.epoch_loop.batch_progress.current.ready
     if not _replayed(loop):
         loop._combined_loader._load_state_dicts(positions)
@@ -107,6 +106,14 @@ def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: lis
         for _ in range(done):
             next(loop._data_fetcher)
         loop._data_fetcher.fetched = 0  # Lightning adds the batches that are done itself
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    """Tell samplers the epoch: Lightning does so too, but after workers have drawn."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        if callable(getattr(sampler, "set_epoch", None)):
+            sampler.set_epoch(epoch)
 
 
 def _replayed(loop: Any) -> bool:

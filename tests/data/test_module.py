@@ -96,7 +96,7 @@ def test_loader_options_and_seed_reach_the_loader(tiny_tokenizer):
 def test_a_budget_counts_what_the_objective_reads(tiny_tokenizer):
     lengths = {}
     for roles in (None, ("forget", "retain"), ("forget_idk",)):
-        data = Rows(tokenizer=tiny_tokenizer, tokens_per_batch=100)
+        data = Rows(tokenizer=tiny_tokenizer, tokens_per_batch=150)
         assert data.batch_size is None
         data.trainer = trainer(roles)
         data.setup("fit")
@@ -105,9 +105,10 @@ def test_a_budget_counts_what_the_objective_reads(tiny_tokenizer):
             loader.set_epoch(epoch)
             batches = list(loader)
             assert len(batches) == len(loader)
-            assert max(len(batch.input_ids) for batch in [*batches, *ordered]) <= 100
+            assert max(len(batch.input_ids) for batch in [*batches, *ordered]) <= 150
         lengths[roles] = len(loader)
-    assert lengths[None] > lengths["forget", "retain"] > lengths["forget_idk",]
+    # six units of about 110 tokens in all roles, of 30 in two, of 30 in refusals alone
+    assert lengths == {None: 6, ("forget", "retain"): 2, ("forget_idk",): 2}
 
 
 def test_a_row_above_the_budget_is_told_with_its_number(tiny_tokenizer):
