@@ -82,30 +82,36 @@ def restore(module: L.LightningModule, state: dict[str, Any], positions: list[di
     of_ranks = state.get("random") or [{}]
     rank = module.trainer.global_rank
     random = of_ranks[rank if rank < len(of_ranks) else 0]
-    _restore_loaders(module.trainer.fit_loop, random.get("epoch_start"), positions)
+    parameters = dict(module.named_parameters())
+    for name, gradient in state.get("gradients", {}).items():
+        parameters[name].grad = gradient.to(parameters[name])
+    loop, epoch_start = module.trainer.fit_loop, random.get("epoch_start")
+    _restore_loaders(loop, epoch_start, positions)
     if "cpu" in random:
         torch.set_rng_state(random["cpu"].cpu())
     if "cuda" in random and module.device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"].cpu(), module.device)
-    parameters = dict(module.named_parameters())
-    for name, gradient in state.get("gradients", {}).items():
-        parameters[name].grad = gradient.to(parameters[name])
-    return random.get("epoch_start")
+    # After the last batch of an epoch Lightning begins the next one without telling hooks that it starts.
+    return start_epoch(module) if loop.restarted_mid_epoch and not _inside(loop) else epoch_start
 
 
 def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:
     for loader in loop._combined_loader.flattened:
         _set_epoch(loader, loop.epoch_progress.current.processed)
-    done = loop.epoch_loop.batch_progress.current.ready
     if not _replayed(loop):
         loop._combined_loader._load_state_dicts(positions)
         iter(loop._data_fetcher)  # iterators that exist know nothing of what was loaded
-    elif epoch_start is not None and done < loop.max_batches:
+    elif epoch_start is not None and _inside(loop):
         torch.set_rng_state(epoch_start.cpu())
         iter(loop._data_fetcher)
-        for _ in range(done):
+        for _ in range(loop.epoch_loop.batch_progress.current.ready):
             next(loop._data_fetcher)
         loop._data_fetcher.fetched = 0  # Lightning adds the batches that are done itself
+
+
+def _inside(loop: Any) -> bool:
+    """Whether batches of the epoch are left."""
+    return loop.epoch_loop.batch_progress.current.ready < loop.max_batches
 
 
 def _set_epoch(loader: Any, epoch: int) -> None:

@@ -138,7 +138,7 @@ def test_rows_of_a_padded_dataset_in_our_loader():
     """The three lines of the guide."""
 
     def columns(rows):
-        return ([row[name] for row in rows] for name in ("input_ids", "labels", "attention_mask"))
+        return ([rows[i][name] for i in range(len(rows))] for name in ("input_ids", "labels", "attention_mask"))
 
     rows = {
         "forget": rows_from_labels(*columns(Padded(10, FORGET))),
