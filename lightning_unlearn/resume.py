@@ -91,8 +91,12 @@ def restore(module: L.LightningModule, state: dict[str, Any], positions: list[di
         torch.set_rng_state(random["cpu"].cpu())
     if "cuda" in random and module.device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"].cpu(), module.device)
-    # After the last batch of an epoch Lightning begins the next one without telling hooks that it starts.
-    return start_epoch(module) if loop.restarted_mid_epoch and not _inside(loop) else epoch_start
+    if _inside(loop):
+        return epoch_start
+    if not _replayed(loop):
+        iter(loop._data_fetcher)  # what was loaded stood at the end of an epoch, and would yield nothing
+    # After the last batch of an epoch Lightning may begin the next one without telling hooks that it starts.
+    return start_epoch(module) if loop.restarted_mid_epoch else epoch_start
 
 
 def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:
