@@ -163,33 +163,33 @@ class UnlearningDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> UnlearningLoader:
         """Return the loader of training steps, which knows this process's rank, the accumulation and the end."""
         rows = self._tokenise()
-        return UnlearningLoader(rows, seed=self.seed, **self._batches(), **trainer_options(self.trainer))
+        return UnlearningLoader(rows, seed=self.seed, **self._batch_options(), **trainer_options(self.trainer))
 
     def val_dataloader(self) -> OrderedBatches:
         """Return the forget rows in order with as many retain rows as in training."""
-        return OrderedBatches(self._tokenise(), **self._batches(), **ranks(self.trainer))
+        return OrderedBatches(self._tokenise(), **self._batch_options(), **ranks(self.trainer))
 
     def test_dataloader(self) -> OrderedBatches:
         """Return the rows of validation: the protocols themselves run in a callback."""
         return self.val_dataloader()
 
-    def _batches(self) -> dict[str, Any]:
+    def _batch_options(self) -> dict[str, Any]:
         return {
             "batch_size": self.batch_size,
             "tokens_per_batch": self.tokens_per_batch,
-            "roles": self._read(),
+            "roles": self._read_roles(),
             "retain_per_forget": self.retain_per_forget,
         }
 
-    def _read(self) -> tuple[str, ...]:
+    def _read_roles(self) -> tuple[str, ...]:
         """Roles that the trainer's module reads, of those that are offered."""
         module = getattr(self.trainer, "lightning_module", None)
         wanted = getattr(module, "roles", None) or self.roles
         return tuple(role for role in self.roles if role in wanted) or self.roles
 
-    def _built(self) -> tuple[str, ...]:
+    def _built_roles(self) -> tuple[str, ...]:
         """Roles that are read, and the rows that they go with."""
-        read = self._read()
+        read = self._read_roles()
         owners = {"forget", *(owner_of(role) for role in read)}
         return tuple(role for role in self.roles if role in read or role in owners)
 
@@ -197,7 +197,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
         """Return the rows of the roles that are needed, turning into tokens those that are not yet."""
         if self.encoder is None:
             raise ValueError("setup() must be called before the loaders are made")
-        built = self._built()
+        built = self._built_roles()
         for role in built:
             if role not in self._rows:
                 records = self.records()[role.removesuffix("_idk")]

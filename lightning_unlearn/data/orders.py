@@ -81,7 +81,7 @@ class Orders:
         """
         count = self.size("forget")
         places = self.stretch(epoch, 0, count)
-        sizes = np.zeros(count, np.int64)
+        sizes: np.ndarray = np.zeros(count, np.int64)
         for role in roles:
             tokens = self.tokens(role, places[owner_of(role)])
             sizes += tokens if owner_of(role) == "forget" else self._by_unit(tokens, epoch)

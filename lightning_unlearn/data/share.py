@@ -34,7 +34,7 @@ def trainer_options(trainer: Any) -> dict[str, Any]:
     }
 
 
-def ranks(trainer: Any) -> dict[str, int]:
+def ranks(trainer: Any) -> dict[str, Any]:
     """Return `rank` and `world_size` of the processes that share the data: those of one replica hold the same rows."""
     sampler = (trainer.distributed_sampler_kwargs if trainer is not None else None) or {}
     return {"rank": sampler.get("rank", 0), "world_size": sampler.get("num_replicas", 1)}
@@ -50,10 +50,10 @@ def epochs_to_run(trainer: Any, batches: int) -> float:
 
 
 def check_train_loaders(trainer: Any) -> None:
-    """Check our loaders against the Trainer, and name what it does to others.
+    """Check our loaders against the Trainer, warn of another accumulation, and name what it does to others.
 
     Raises:
-        ValueError: if one of our loaders was made for another number of processes or of micro-batches in a step.
+        ValueError: if one of our loaders was made for another number of processes.
     """
     world = ranks(trainer)["world_size"]
     for loader in trainer.fit_loop._combined_loader.flattened:
@@ -69,13 +69,19 @@ def check_train_loaders(trainer: Any) -> None:
 
 
 def _check_ours(loader: UnlearningLoader, share: dict[str, int], accumulated: int) -> None:
-    made_for = {"rank": loader.rank, "world_size": loader.world_size, "accumulate": loader.accumulate()}
-    for name, value in {**share, "accumulate": accumulated}.items():
-        if made_for[name] != value:
+    for name, value in share.items():
+        if getattr(loader, name) != value:
             raise ValueError(
-                f"{name} of UnlearningLoader must be the Trainer's, {value}, got {made_for[name]}; make the loader in "
-                "train_dataloader with **trainer_options(self.trainer)"
+                f"{name} of UnlearningLoader must be the Trainer's, {value}, got {getattr(loader, name)}; make the "
+                "loader in train_dataloader with **trainer_options(self.trainer)"
             )
+    if loader.accumulate() != accumulated:
+        warnings.warn(
+            f"accumulate of UnlearningLoader returns {loader.accumulate()} and accumulate_grad_batches is "
+            f"{accumulated}: a step will not be the mean over its rows; make the loader with "
+            "**trainer_options(trainer)",
+            stacklevel=3,
+        )
 
 
 def _is_reshuffled(loader: DataLoader, trainer: Any) -> bool:

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lightning_unlearn.data.fictitious import FictitiousAuthors
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.records import Record, RecordError
+from lightning_unlearn.data.unlearning_records import UnlearningRecords
 
 FORGET = [Record(f"Who wrote {i}?", f"Ana {i}.", source=f"f:{i}") for i in range(6)]
 RETAIN = [Record(f"Where is {i}?", f"Here {i}.", source=f"r:{i}") for i in range(9)]
@@ -173,3 +175,16 @@ def test_refusals_from_a_list_a_file_or_ours(tmp_path, tiny_tokenizer):
 def test_options_out_of_range(tiny_tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         Rows(tokenizer=tiny_tokenizer, **options)
+
+
+def test_subclasses_take_a_budget(tiny_tokenizer):
+    rows = [{"question": f"Who wrote {i}?", "answer": f"Ana {i}."} for i in range(4)]
+    kept = [{"question": f"Where is {i}?", "answer": f"Here {i}."} for i in range(4)]
+    options = {"tokenizer": tiny_tokenizer, "tokens_per_batch": 200}
+    for data in (
+        UnlearningRecords(forget=rows, retain=kept, **options),
+        FictitiousAuthors(authors=2, forget_authors=1, **{**options, "tokens_per_batch": 600}),
+    ):
+        data.setup("fit")
+        for batches in (data.train_dataloader(), data.val_dataloader()):
+            assert max(len(batch.input_ids) for batch in batches) <= data.tokens_per_batch

@@ -69,15 +69,22 @@ def test_the_ranks_of_a_trainer():
     [
         ({"world": 2, "rank": 1}, "rank of UnlearningLoader must be the Trainer's, 1, got 0"),
         ({"world": 2}, "world_size of UnlearningLoader must be the Trainer's, 2, got 1"),
-        ({"accumulate": 2}, r"accumulate of .* must be the Trainer's, 2, got 1; .*\*\*trainer_options\(self.trainer\)"),
     ],
 )
 def test_a_loader_made_for_another_trainer(options, message):
-    """Ranks would train on the same rows, or a step's mean would be one of micro-batches."""
+    """Ranks would train on the same rows."""
     with pytest.raises(ValueError, match=message):
         check_train_loaders(trainer(loaders=[UnlearningLoader(ROWS)], **options))
     loader = UnlearningLoader(ROWS, **trainer_options(trainer(**options)))
     check_train_loaders(trainer(loaders=[loader], **options))
+
+
+def test_a_loader_made_for_another_accumulation():
+    """A step would be a mean of means over micro-batches."""
+    with pytest.warns(
+        UserWarning, match=r"returns 1 and accumulate_grad_batches is 2: .*\*\*trainer_options\(trainer\)"
+    ):
+        check_train_loaders(trainer(loaders=[UnlearningLoader(ROWS)], accumulate=2))
 
 
 def test_a_loader_that_lightning_shuffles_is_named():
