@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,8 +28,11 @@ def hidden_states(model: nn.Module, batch: PackedBatch) -> Tensor:
 
     Rows are packed end to end where the model's attention can keep them apart, and right-padded otherwise; which of
     the two is decided by trying both on a few tokens the first time a model is seen, together with a check of its
-    output head.
+    output head. A batch without rows gets none, from a forward of one token: sharded processes wait for each other.
     """
+    if not batch.lengths:
+        token = batch.input_ids.new_zeros(1)
+        batch = replace(batch, input_ids=token, position_ids=token, lengths=(1,))
     inner = causal_lm(model)
     _check_once(inner, batch.input_ids.device)
     hidden = _packed_forward(inner, batch) if _use_packing(inner, batch) else _padded_forward(inner, batch)

@@ -1,8 +1,11 @@
 """What a checkpoint must hold beside weights and optimiser, so that a resumed run is the unbroken one to the last bit.
 
-Lightning restores weights, optimiser, schedule and progress. Missing are the random state (dropout), the position of a
-loader that was made before the checkpoint was read, and the gradients of an optimiser step that a checkpoint fell in
+Lightning restores weights, optimiser, schedule and progress. Missing are the random state (dropout), the position of
+loaders that were made before the checkpoint was read, and the gradients of an optimiser step that a checkpoint fell in
 the middle of.
+
+A loader with a `state_dict` goes on where it was. A plain DataLoader has none: its epoch is begun again with the random
+state that it had, and its first batches are passed over.
 """
 
 from __future__ import annotations
@@ -11,44 +14,123 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, IterableDataset
 
 
-def training_state(module: L.LightningModule, *, step_open: bool) -> dict[str, Any]:
-    """Return the random state and, in the middle of an optimiser step, the gradients so far.
+def training_state(
+    module: L.LightningModule, *, step_open: bool, epoch_start: torch.Tensor | None = None
+) -> dict[str, Any]:
+    """Return the random state of every process and, in the middle of an optimiser step, the gradients so far.
+
+    Every process must call it, as it must `Trainer.save_checkpoint`.
 
     Args:
         module: the module in training.
         step_open: whether gradients have been accumulated that no optimiser step has used yet.
+        epoch_start: what `start_epoch` returned.
     """
-    state: dict[str, Any] = {"random": {"cpu": torch.get_rng_state()}, "gradients": {}}
+    random = {"cpu": torch.get_rng_state(), "epoch_start": epoch_start}
     if module.device.type == "cuda":
-        state["random"]["cuda"] = torch.cuda.get_rng_state(module.device)
-    if step_open:
-        state["gradients"] = {n: p.grad.detach() for n, p in module.named_parameters() if p.grad is not None}
+        random["cuda"] = torch.cuda.get_rng_state(module.device)
+    gradients = {n: p.grad.detach() for n, p in module.named_parameters() if p.grad is not None} if step_open else {}
+    if not (dist.is_available() and dist.is_initialized()):
+        return {"random": [random], "gradients": gradients}
+    of_ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, random)
+    return {"random": of_ranks, "gradients": {name: _mean(value) for name, value in gradients.items()}}
+
+
+def _mean(gradient: torch.Tensor) -> torch.Tensor:
+    """Mean of what each process has accumulated by itself: DDP averages at the end of the step alone."""
+    if isinstance(gradient, DTensor):  # reduced after every micro-batch
+        return gradient
+    total = gradient.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def loader_position(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the positions of the training loaders that Lightning saved."""
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    return loop.get("state_dict", {}).get("combined_loader", [])
+
+
+def start_epoch(module: L.LightningModule) -> torch.Tensor:
+    """Return the random state that the epoch's loaders start from; to be called when an epoch starts.
+
+    Lightning makes the first iterators before training starts, and with them workers that have drawn already: those of
+    plain DataLoaders are made again here, so that every epoch's order follows from the state returned.
+    """
+    state, loop = torch.get_rng_state(), module.trainer.fit_loop
+    already_made = module.trainer.current_epoch == 0 or loop.is_resuming or loop.epoch_loop.restarting
+    if already_made and _replayed(loop):
+        iter(loop._data_fetcher)
     return state
 
 
-def loader_position(checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the position of the training loader that Lightning saved, if it saved one."""
-    loop = checkpoint.get("loops", {}).get("fit_loop", {})
-    states = loop.get("state_dict", {}).get("combined_loader", [])
-    return states[0] if states else None
-
-
-def restore(module: L.LightningModule, state: dict[str, Any], position: dict[str, Any] | None) -> None:
+def restore(module: L.LightningModule, state: dict[str, Any], positions: list[dict[str, Any]]) -> torch.Tensor | None:
     """Continue batches, random stream and gradients; to be called when training starts.
 
     Lightning gives a loader its position only if it makes the loader after it read the checkpoint; but to count the
     steps of the schedule, `configure_optimizers` had it made before.
+
+    Returns:
+        The random state that the loaders of the epoch started from.
     """
-    loader = module.trainer.train_dataloader
-    if position is not None and hasattr(loader, "load_state_dict"):
-        loader.load_state_dict(position)
-    random = state.get("random", {})
+    of_ranks = state.get("random") or [{}]
+    rank = module.trainer.global_rank
+    random = of_ranks[rank if rank < len(of_ranks) else 0]
+    parameters = dict(module.named_parameters())
+    for name, gradient in state.get("gradients", {}).items():
+        parameters[name].grad = gradient.to(parameters[name])
+    loop, epoch_start = module.trainer.fit_loop, random.get("epoch_start")
+    _restore_loaders(loop, epoch_start, positions)
     if "cpu" in random:
         torch.set_rng_state(random["cpu"].cpu())
     if "cuda" in random and module.device.type == "cuda":
         torch.cuda.set_rng_state(random["cuda"].cpu(), module.device)
-    parameters = dict(module.named_parameters())
-    for name, gradient in state.get("gradients", {}).items():
-        parameters[name].grad = gradient.to(parameters[name])
+    if _inside(loop):
+        return epoch_start
+    if not _replayed(loop):
+        iter(loop._data_fetcher)  # what was loaded stood at the end of an epoch, and would yield nothing
+    # After the last batch of an epoch Lightning may begin the next one without telling hooks that it starts.
+    return start_epoch(module) if loop.restarted_mid_epoch else epoch_start
+
+
+def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:
+    for loader in loop._combined_loader.flattened:
+        _set_epoch(loader, loop.epoch_progress.current.processed)
+    if not _replayed(loop):
+        loop._combined_loader._load_state_dicts(positions)
+        iter(loop._data_fetcher)  # iterators that exist know nothing of what was loaded
+    elif epoch_start is not None and _inside(loop):
+        torch.set_rng_state(epoch_start.cpu())
+        iter(loop._data_fetcher)
+        for _ in range(loop.epoch_loop.batch_progress.current.ready):
+            next(loop._data_fetcher)
+        loop._data_fetcher.fetched = 0  # Lightning adds the batches that are done itself
+
+
+def _inside(loop: Any) -> bool:
+    """Whether batches of the epoch are left."""
+    return loop.epoch_loop.batch_progress.current.ready < loop.max_batches
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    """Tell samplers the epoch: Lightning does so too, but after workers have drawn."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+        if callable(getattr(sampler, "set_epoch", None)):
+            sampler.set_epoch(epoch)
+
+
+def _replayed(loop: Any) -> bool:
+    """Whether any of the loaders can go on in an epoch only by beginning it again."""
+    return any(
+        isinstance(loader, DataLoader)
+        and not hasattr(loader, "load_state_dict")
+        and not isinstance(loader.dataset, IterableDataset)
+        for loader in loop._combined_loader.flattened
+    )

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+
+from lightning_unlearn.objectives.npo import NPO
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +40,17 @@ def test_second_example_trains_the_given_module_in_place(tiny_model_dir):
     # before any step the model equals its reference: the forget term is -(2/0.1) log sigmoid(0) = 20 log 2
     assert scope["logged"]["forget"].item() == pytest.approx(13.8629, abs=1e-3)
     assert all(parameter.grad is not None for parameter in module.model.parameters())
+
+
+def test_the_guides_example_trains_on_columns_of_tokens(tiny_model_dir):
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    ids = torch.randint(3, 200, (6, 7), generator=torch.Generator().manual_seed(0))
+    columns = {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+    objective = NPO(str(tiny_model_dir()), retain="nll")
+    scope = {"datasets": {"forget": columns, "retain": columns}, "trainer": trainer, "objective": objective}
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    exec(compile(code.replace("4096", "30"), "guide.md", "exec"), scope)
+    assert trainer.global_step == len(scope["loader"]) == 3  # two rows to forget and two to keep fit into 30 tokens
 
 
 def test_tree_names_files_that_exist():

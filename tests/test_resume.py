@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.data.share import trainer_options
 from lightning_unlearn.models import Lora
 from lightning_unlearn.objectives.answer_preservation import AnswerPreservation
 from lightning_unlearn.objectives.base import Objective
@@ -34,7 +35,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Rows(L.LightningDataModule):
-    """7 forget rows in micro-batches of 2: windows of 2 and 2, the last micro-batch holds one row."""
+    """7 forget rows in micro-batches of 2: windows of 2 and 2, the last micro-batch holds one row.
+
+    With a budget the rows are cut where they fit, in as many micro-batches every epoch.
+    """
+
+    def __init__(self, **size) -> None:
+        super().__init__()
+        self.size = size or {"batch_size": 2}
 
     def train_dataloader(self) -> UnlearningLoader:
         forget, retain = make_rows([1, 5, 2, 3, 1, 4, 2], seed=5), make_rows([7, 1, 1, 6, 2], seed=6)
@@ -44,7 +52,7 @@ class Rows(L.LightningDataModule):
             "forget_idk": [make_rows([2, 3, 1], seed=10 + i) for i in range(len(forget))],
             "retain_idk": [make_rows([1, 4], seed=30 + i) for i in range(len(retain))],
         }
-        return UnlearningLoader(rows, batch_size=2, seed=4, accumulate=lambda: self.trainer.accumulate_grad_batches)
+        return UnlearningLoader(rows, seed=4, **self.size, **trainer_options(self.trainer))
 
 
 class Losses(L.Callback):
@@ -63,7 +71,7 @@ class SaveEveryMicroBatch(L.Callback):
         trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}-{batch_idx}.ckpt")
 
 
-def run(kind: str, folder: Path, *callbacks, ckpt_path: Path | None = None, micro: int = 2, seed: int = 0):
+def run(kind: str, folder: Path, *callbacks, ckpt_path: Path | None = None, micro: int = 2, seed: int = 0, **size):
     cls, options = RUNS[kind]
     torch.manual_seed(seed)
     objective: Objective = cls(str(folder), lr=1e-2, **options)
@@ -78,7 +86,7 @@ def run(kind: str, folder: Path, *callbacks, ckpt_path: Path | None = None, micr
         accumulate_grad_batches=micro,
         callbacks=[losses, *callbacks],
     )
-    trainer.fit(objective, Rows(), ckpt_path=ckpt_path, weights_only=None if ckpt_path is None else True)
+    trainer.fit(objective, Rows(**size), ckpt_path=ckpt_path, weights_only=None if ckpt_path is None else True)
     return {name: value.clone() for name, value in objective.state_dict().items()}, losses.values
 
 
@@ -104,6 +112,28 @@ def test_resume_inside_an_accumulation_window(folder, tmp_path):
             weights, rest = run("lora", folder, ckpt_path=tmp_path / f"{epoch}-{index}.ckpt", micro=3, seed=99)
             assert rest == losses[4 * epoch + index + 1 :]
             assert all(torch.equal(weights[name], value) for name, value in whole.items()), (epoch, index)
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_resume_at_every_micro_batch_of_a_budget(folder, tmp_path, end):
+    """With `end`, from checkpoints that are written when an epoch has ended."""
+    size = {"tokens_per_batch": 60}
+    saves = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    whole, losses = run("lora", folder, saves if end else SaveEveryMicroBatch(tmp_path), micro=2, **size)
+    batches = len(losses) // 3
+    assert len(losses) == 3 * batches >= 12
+    for epoch in range(3):
+        for index in [batches - 1] if end else range(batches):
+            path = tmp_path / (f"epoch={epoch}.ckpt" if end else f"{epoch}-{index}.ckpt")
+            weights, rest = run("lora", folder, ckpt_path=path, micro=2, seed=99, **size)
+            assert rest == losses[batches * epoch + index + 1 :]
+            assert all(torch.equal(weights[name], value) for name, value in whole.items()), (epoch, index)
+
+
+def test_another_budget_inside_an_epoch_is_refused_before_training(folder, tmp_path):
+    run("lora", folder, SaveEveryMicroBatch(tmp_path), tokens_per_batch=60)
+    with pytest.raises(ValueError, match="tokens_per_batch must stay 60 to resume inside an epoch, got 61"):
+        run("lora", folder, ckpt_path=tmp_path / "1-0.ckpt", tokens_per_batch=61)
 
 
 def test_a_killed_run_continues(folder, tmp_path):

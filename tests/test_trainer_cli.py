@@ -204,6 +204,8 @@ def sets(words: list[str]) -> dict:
         (["--data.authors", "1"], "forget_authors must be in [1, authors = 1), got 1"),
         (["--ckpt_path", "no/such.ckpt"], "no/such.ckpt"),
         (["--model", "IdkNLL", "--data.refusals", "[]"], "IdkNLL needs the roles"),
+        (["--data.tokens_per_batch", "900"], "only one of batch_size and tokens_per_batch may be given"),
+        (["--data.batch_size", "null", "--data.tokens_per_batch", "9"], "tokens_per_batch must be at least "),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(words, tmp_path, capsys, extra, line):
@@ -212,6 +214,16 @@ def test_mistakes_are_one_line_and_exit_code_2(words, tmp_path, capsys, extra, l
     assert len(errors) == 1
     assert errors[0].startswith("lightning-unlearn: error: ")
     assert line in errors[0]
+
+
+def test_a_token_budget_is_an_option_of_every_data_module(words, tmp_path):
+    options = ["--data.batch_size", "null", "--data.tokens_per_batch", "900"]
+    cli = UnlearnCLI([*words[1:], *options, "--trainer.default_root_dir", str(tmp_path)], run=False)
+    assert (cli.datamodule.batch_size, cli.datamodule.tokens_per_batch) == (None, 900)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    loader = cli.trainer.train_dataloader
+    assert cli.trainer.global_step == 2 * len(loader)
+    assert max(len(batch.input_ids) for batch in loader) <= 900
 
 
 def test_what_is_missing_is_named(capsys):

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from math import inf
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
+from lightning_unlearn.data.batching import rows_a_batch
 from lightning_unlearn.data.ordered import OrderedBatches
+from lightning_unlearn.data.orders import owner_of
 from lightning_unlearn.data.records import Record, check_disjoint, row_key
 from lightning_unlearn.data.refusals import REFUSALS, RefusalRows, read_refusals
 from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.data.share import ranks, trainer_options
 from lightning_unlearn.data.tokenization import Encoder
 
 GENERAL_SETS = ("real_authors", "world_facts")
@@ -32,14 +34,16 @@ class UnlearningDataModule(LightningDataModule, ABC):
         tokenizer: name, folder, or a ready fast tokenizer.
         template: "qa", "chat" (the tokenizer's own), "llama2", or a string with "{question}".
         max_length: most tokens of a row, its end token counted.
-        batch_size: forget rows a device and micro-batch.
+        batch_size: forget rows a device and micro-batch (8 where neither this nor `tokens_per_batch` is given).
+        tokens_per_batch: in its place, most tokens of a device's micro-batch: forget and retain rows and refusals, as
+            far as the objective reads them.
         retain_per_forget: retain rows for each forget row.
         seed: seed of every order and of the refusals.
         refusals: a file with one refusal a line, or the refusals; an empty list leaves the "idk" roles out.
         trust_remote_code: run code that comes with the tokenizer.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or both sizes of a batch.
     """
 
     def __init__(
@@ -48,15 +52,14 @@ class UnlearningDataModule(LightningDataModule, ABC):
         tokenizer: str | Path | PreTrainedTokenizerBase,
         template: str = "qa",
         max_length: int = 512,
-        batch_size: int = 8,
+        batch_size: int | None = None,
+        tokens_per_batch: int | None = None,
         retain_per_forget: float = 1.0,
         seed: int = 0,
         refusals: str | Path | list[str] | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if retain_per_forget <= 0:
             raise ValueError(f"retain_per_forget must be above 0, got {retain_per_forget}")
         if seed < 0:
@@ -64,7 +67,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
         self.tokenizer: Any = tokenizer
         self.template = template
         self.max_length = max_length
-        self.batch_size = batch_size
+        self.batch_size = rows_a_batch(batch_size, tokens_per_batch)
+        self.tokens_per_batch = tokens_per_batch
         self.retain_per_forget = retain_per_forget
         self.seed = seed
         self.trust_remote_code = trust_remote_code
@@ -157,41 +161,44 @@ class UnlearningDataModule(LightningDataModule, ABC):
             self._tokenise()
 
     def train_dataloader(self) -> UnlearningLoader:
-        """Return the loader of training steps, which knows this process's rank and the accumulation."""
-        trainer = self.trainer
-        accumulate = (lambda: trainer.accumulate_grad_batches) if trainer is not None else (lambda: 1)
-        limit = (lambda: trainer.num_training_batches) if trainer is not None else (lambda: inf)
-        return UnlearningLoader(self._tokenise(), seed=self.seed, accumulate=accumulate, limit=limit, **self._share())
+        """Return the loader of training steps, which knows this process's rank, the accumulation and the end."""
+        rows = self._tokenise()
+        return UnlearningLoader(rows, seed=self.seed, **self._batch_options(), **trainer_options(self.trainer))
 
     def val_dataloader(self) -> OrderedBatches:
         """Return the forget rows in order with as many retain rows as in training."""
-        return OrderedBatches(self._tokenise(), **self._share())
+        return OrderedBatches(self._tokenise(), **self._batch_options(), **ranks(self.trainer))
 
     def test_dataloader(self) -> OrderedBatches:
         """Return the rows of validation: the protocols themselves run in a callback."""
         return self.val_dataloader()
 
-    def _share(self) -> dict[str, Any]:
-        sampler = (self.trainer.distributed_sampler_kwargs if self.trainer is not None else None) or {}
+    def _batch_options(self) -> dict[str, Any]:
         return {
             "batch_size": self.batch_size,
+            "tokens_per_batch": self.tokens_per_batch,
+            "roles": self._read_roles(),
             "retain_per_forget": self.retain_per_forget,
-            "rank": sampler.get("rank", 0),
-            "world_size": sampler.get("num_replicas", 1),
         }
 
-    def _wanted(self) -> tuple[str, ...]:
+    def _read_roles(self) -> tuple[str, ...]:
+        """Roles that the trainer's module reads, of those that are offered."""
         module = getattr(self.trainer, "lightning_module", None)
         wanted = getattr(module, "roles", None) or self.roles
-        owners = {role.split("_")[0] for role in wanted}
-        return tuple(role for role in self.roles if role in wanted or role in owners or role == "forget")
+        return tuple(role for role in self.roles if role in wanted) or self.roles
+
+    def _built_roles(self) -> tuple[str, ...]:
+        """Roles that are read, and the rows that they go with."""
+        read = self._read_roles()
+        owners = {"forget", *(owner_of(role) for role in read)}
+        return tuple(role for role in self.roles if role in read or role in owners)
 
     def _tokenise(self) -> dict[str, Any]:
-        """Return the rows of the wanted roles, turning into tokens those that are not yet."""
+        """Return the rows of the roles that are needed, turning into tokens those that are not yet."""
         if self.encoder is None:
             raise ValueError("setup() must be called before the loaders are made")
-        wanted = self._wanted()
-        for role in wanted:
+        built = self._built_roles()
+        for role in built:
             if role not in self._rows:
                 records = self.records()[role.removesuffix("_idk")]
                 self._rows[role] = (
@@ -199,7 +206,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
                     if role.endswith("_idk")
                     else self.encoder.rows(records)
                 )
-        return {role: self._rows[role] for role in wanted}
+        return {role: self._rows[role] for role in built}
 
 
 def _once(records: list[Record]) -> list[Record]:

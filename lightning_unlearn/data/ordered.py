@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from math import ceil, floor
+from collections.abc import Iterator, Mapping, Sequence
 
+from lightning_unlearn.data.batching import make_batches
+from lightning_unlearn.data.orders import Orders
 from lightning_unlearn.data.packing import PackedBatch, pack
+from lightning_unlearn.data.sampling import check_share
 
 
 class OrderedBatches:
@@ -17,36 +19,43 @@ class OrderedBatches:
 
     Args:
         rows: role -> rows, or a function (row, draw) for companions, as `UnlearningLoader` takes them.
-        batch_size: forget rows a rank and batch.
+        batch_size: forget rows a rank and batch (8 where neither this nor `tokens_per_batch` is given).
+        tokens_per_batch: in its place, most tokens of a rank's batch, all roles together.
+        roles: the roles that batches hold (default: all).
         retain_per_forget: retain rows for each forget row.
         rank: this process among those that share the data.
         world_size: how many processes share the data.
+
+    Raises:
+        ValueError: for a missing or empty role, a number out of range, both sizes, or rows above the budget.
     """
 
     def __init__(
-        self, rows: Mapping, *, batch_size: int, retain_per_forget: float = 1.0, rank: int = 0, world_size: int = 1
+        self,
+        rows: Mapping,
+        *,
+        batch_size: int | None = None,
+        tokens_per_batch: int | None = None,
+        roles: Sequence[str] | None = None,
+        retain_per_forget: float = 1.0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        self.rows = rows
-        self.batch_size = batch_size
-        self.retain_per_forget = retain_per_forget
         self.rank = rank
         self.world_size = world_size
+        self.batches = make_batches(
+            Orders(rows, retain_per_forget=retain_per_forget, seed=None),
+            batch_size=batch_size,
+            tokens_per_batch=tokens_per_batch,
+            roles=check_share(rows, roles, rank, world_size),
+            world_size=world_size,
+        )
 
     def __len__(self) -> int:
         """Batches of one rank."""
-        return ceil(len(self.rows["forget"]) / (self.batch_size * self.world_size))
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[PackedBatch]:
         for step in range(len(self)):
-            yield pack({role: self._take(role, step) for role in self.rows})
-
-    def _take(self, role: str, step: int) -> list:
-        owner = role.split("_")[0]
-        per_step, ratio = self.batch_size * self.world_size, 1.0 if owner == "forget" else self.retain_per_forget
-        size, stop = len(self.rows[owner]), min((step + 1) * per_step, len(self.rows["forget"]))
-        of_step = range(floor(step * per_step * ratio), floor(stop * ratio))
-        mine = of_step[self.rank :: self.world_size] or of_step[:1]
-        source = self.rows[role]
-        if callable(source):
-            return [source(i % size, 0) for i in mine]
-        return [source[i % size] if role == owner else source[i % size][0] for i in mine]
+            plan, _ = self.batches.filled_plan(0, step, self.rank)
+            yield pack(plan)

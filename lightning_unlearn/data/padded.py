@@ -9,13 +9,14 @@ Shapes: B rows, L padded length, N labelled tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_unlearn.data.packing import IGNORE_INDEX, PackedBatch, RoleScale, RoleSpan, concatenate
+from lightning_unlearn.data.packing import IGNORE_INDEX, PackedBatch, RoleScale, RoleSpan, TokenRow, concatenate
 
 PaddedRole = Mapping[str, Tensor]
 
@@ -43,6 +44,50 @@ def from_padded(
         raise ValueError("batch must hold at least one role, got an empty dict")
     parts = [_role(role, tensors, role in keep_padding) for role, tensors in batch.items()]
     return replace(concatenate(parts), scales=dict(scales or {}))
+
+
+def rows_from_labels(
+    input_ids: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    attention_mask: Sequence[Sequence[int]] | None = None,
+) -> list[TokenRow]:
+    """Turn tokens and labels of a dataset into rows that `UnlearningLoader` takes, without their padding.
+
+    >>> rows_from_labels([[5, 6, 7, 0]], [[-100, 6, 7, -100]], [[1, 1, 1, 0]])[0].targets
+    array([6, 7])
+
+    Args:
+        input_ids: the tokens of each row: lists, arrays or a tensor [B, L].
+        labels: as long, aligned with the tokens (not shifted), -100 where ignored; a label on the position right after
+            a row's last token is predicted but never read.
+        attention_mask: as long, 0 on padding (default: no padding).
+
+    Raises:
+        ValueError: for rows of different lengths, a label that is no token, a row without tokens, masked tokens inside
+            a row, or a label deeper inside the padding.
+    """
+    masks = [[1] * len(row) for row in input_ids] if attention_mask is None else attention_mask
+    if not len(input_ids) == len(labels) == len(masks):
+        counts = f"{len(input_ids)}, {len(labels)} and {len(masks)}"
+        raise ValueError(f"input_ids, labels and attention_mask must hold as many rows, got {counts}")
+    return [_row(i, *map(np.asarray, three)) for i, three in enumerate(zip(input_ids, labels, masks, strict=True))]
+
+
+def _row(number: int, ids: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> TokenRow:
+    if ids.ndim != 1 or not ids.shape == labels.shape == mask.shape:
+        shapes = f"{ids.shape}, {labels.shape} and {mask.shape}"
+        raise ValueError(f"row {number}: input_ids, labels and attention_mask must be of one length, got {shapes}")
+    (kept,), (labelled,) = np.nonzero(mask), np.nonzero(labels != IGNORE_INDEX)
+    if not len(kept) or kept[-1] - kept[0] != len(kept) - 1:
+        raise ValueError(f"row {number}: attention_mask must keep tokens without a gap, got {mask.tolist()}")
+    if (labels[labelled] < 0).any():
+        raise ValueError(f"row {number}: labels must be token ids or {IGNORE_INDEX}, got {labels[labelled].min()}")
+    labelled = labelled[labelled > kept[0]]  # what precedes a row's first token predicts nothing
+    if len(labelled) and labelled[-1] > kept[-1] + 1:
+        raise ValueError(
+            f"row {number}: labels must lie at most one position after the last token, {kept[-1]}, got {labelled[-1]}"
+        )
+    return TokenRow(ids[kept].astype(np.int64), labelled - 1 - kept[0], labels[labelled].astype(np.int64))
 
 
 def _role(role: str, tensors: PaddedRole, keep_padding: bool) -> PackedBatch:

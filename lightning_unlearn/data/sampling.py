@@ -9,52 +9,76 @@ where it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import ceil, floor, inf
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from lightning_unlearn.data.batching import make_batches, rows_a_batch
+from lightning_unlearn.data.orders import STREAMS, Companion, Orders, Plan
 from lightning_unlearn.data.packing import PackedBatch, RoleScale, TokenRow, pack
 
-Companion = Sequence[Sequence[TokenRow]] | Callable[[int, int], TokenRow]
-"""Rows that go with each row of another role: all choices of a row, or a function of (row, pass) that returns one."""
-
-Plan = dict[str, list[TokenRow]]
+TOLD_AS = {
+    "rows_per_step": "batch_size x world_size",
+    "micro_batches": "the number of micro-batches, which follows from max_epochs and accumulate_grad_batches,",
+    "forget_rows": "the number of forget rows",
+    "retain_rows": "the number of retain rows",
+}
 
 
 class UnlearningLoader:
     """Yield one `PackedBatch` with every role a micro-batch; an epoch is one pass over forget.
 
+    Lightning takes it as it is, and neither shuffles nor shards it; `share.trainer_options` returns what it must know
+    of a Trainer. Batches are made in the process that trains: packing them takes microseconds a row.
+
     Args:
         rows: role -> rows. "forget" is required, "retain" is drawn as a stream. A role named "forget_*" or "retain_*"
             (such as "forget_idk") holds companions of each forget or retain row, another one in every pass.
-        batch_size: forget rows a rank and micro-batch.
+        batch_size: forget rows a rank and micro-batch (8 where neither this nor `tokens_per_batch` is given).
+        tokens_per_batch: in its place, most tokens of a rank's micro-batch, all roles together.
+        roles: the roles that batches hold (default: all).
         retain_per_forget: retain rows drawn for each forget row.
         seed: seed of every order; the global random state is never touched.
         rank: this process among those that share the data.
         world_size: how many processes share the data.
         accumulate: returns the number of micro-batches in an optimiser step.
         limit: returns how many micro-batches of an epoch the trainer runs, where that is fewer than all of them.
+        epochs: returns how many epochs will run if each has so many micro-batches; `tokens_per_batch` needs it, since
+            every epoch must have as many micro-batches as the one that needs most.
 
     Raises:
-        ValueError: for a missing or empty role, or a number out of range.
+        ValueError: for a missing or empty role, a number out of range, both sizes, or a forget row above the budget.
     """
 
     def __init__(
         self,
         rows: Mapping[str, Sequence[TokenRow] | Companion],
         *,
-        batch_size: int,
+        batch_size: int | None = None,
+        tokens_per_batch: int | None = None,
+        roles: Sequence[str] | None = None,
         retain_per_forget: float = 1.0,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         accumulate: Callable[[], int] = lambda: 1,
         limit: Callable[[], float] = lambda: inf,
+        epochs: Callable[[int], float] = lambda batches: 1,
     ) -> None:
-        _check(rows, batch_size, retain_per_forget, seed, rank, world_size)
-        self.rows: dict[str, Any] = dict(rows)
-        self.batch_size = batch_size
+        self.orders = Orders(rows, retain_per_forget=retain_per_forget, seed=seed)
+        self.roles = check_share(rows, roles, rank, world_size)
+        self.batches = make_batches(
+            self.orders,
+            batch_size=batch_size,
+            tokens_per_batch=tokens_per_batch,
+            roles=self.roles,
+            world_size=world_size,
+            accumulate=accumulate,
+            epochs=epochs,
+        )
+        self.batch_size = rows_a_batch(batch_size, tokens_per_batch)
+        self.tokens_per_batch = tokens_per_batch
         self.retain_per_forget = retain_per_forget
         self.seed = seed
         self.rank = rank
@@ -64,7 +88,6 @@ class UnlearningLoader:
         self.epoch = 0
         self.step = 0
         self._resume_at = 0
-        self._orders: dict[tuple[str, int], np.ndarray] = {}
         self.sampler = self  # Lightning calls `loader.sampler.set_epoch` before each epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -73,11 +96,10 @@ class UnlearningLoader:
 
     def __len__(self) -> int:
         """Micro-batches of one rank in an epoch."""
-        return ceil(len(self.rows["forget"]) / (self.batch_size * self.world_size))
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        start = self._resume_at if self._resume_at < len(self) else 0
-        self._resume_at = 0
+        start, self._resume_at = self._resume_at, 0
         window, scales = -1, {}
         for step in range(start, len(self)):
             if step // self.accumulate() != window:
@@ -86,78 +108,45 @@ class UnlearningLoader:
             self.step = step + 1
             yield self._batch(step, scales)
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the position: Lightning saves it in checkpoints."""
-        return {"epoch": self.epoch, "step": self.step, "rows_per_step": self.batch_size * self.world_size}
+    def plan(self, step: int, rank: int) -> Plan:
+        """Return the rows of each role that `rank` holds in micro-batch `step` of the current epoch."""
+        return self.batches.plan(self.epoch, step, rank)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, and what must stay for it to mean the same: Lightning saves it in checkpoints."""
+        return {"epoch": self.epoch, "step": self.step, "steps": self._run(), **self._fixed()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved position.
 
         Raises:
-            ValueError: if it lies inside an epoch whose micro-batches held another number of rows.
+            ValueError: if it lies inside an epoch, and what its micro-batches hold has changed since.
         """
-        saved, rows = state["rows_per_step"], self.batch_size * self.world_size
-        inside = state["step"] * saved < len(self.rows["forget"])
-        if inside and saved != rows:
-            raise ValueError(
-                f"batch_size x world_size must stay {saved} to resume inside an epoch, got {rows}; resume from the "
-                "end of an epoch to change it"
-            )
-        self.epoch = state["epoch"]
-        self.step = self._resume_at = state["step"] if inside else len(self)
+        inside = 0 < state["step"] < state["steps"]
+        if inside:
+            _check_unchanged(state, self._fixed())
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._resume_at = state["step"] if inside else 0
 
-    def plan(self, step: int, rank: int) -> Plan:
-        """Return the rows of each role that `rank` holds in micro-batch `step` of the current epoch."""
-        forget_rows, per_step = self.rows["forget"], self.batch_size * self.world_size
-        first, stop = step * per_step, min((step + 1) * per_step, len(forget_rows))
-        order = self._order("forget", self.epoch)[first:stop][rank :: self.world_size]
-        plan = self._with_companions("forget", [(int(i), self.epoch) for i in order])
-        if "retain" in self.rows:
-            seen, ratio = self.epoch * len(forget_rows), self.retain_per_forget
-            stream = range(floor((seen + first) * ratio), floor((seen + stop) * ratio))[rank :: self.world_size]
-            size = len(self.rows["retain"])
-            plan |= self._with_companions("retain", [(self._draw(*divmod(at, size)), at // size) for at in stream])
-        return {role: plan[role] for role in self.rows}
+    def _run(self) -> int:
+        """Micro-batches of an epoch that the trainer runs."""
+        return int(min(len(self), self.limit()))
 
-    def _with_companions(self, role: str, drawn: list[tuple[int, int]]) -> Plan:
-        plan = {role: [self.rows[role][index] for index, _ in drawn]}
-        for name, companion in self.rows.items():
-            if name.startswith(role + "_"):
-                plan[name] = [self._companion(companion, index, turn) for index, turn in drawn]
-        return plan
-
-    def _companion(self, companion: Companion, index: int, turn: int) -> TokenRow:
-        if callable(companion):
-            return companion(index, turn)
-        choices = companion[index]
-        first = np.random.default_rng((self.seed, index)).integers(len(choices))
-        return choices[(int(first) + turn) % len(choices)]
-
-    def _draw(self, turn: int, index: int) -> int:
-        return int(self._order("retain", turn)[index])
-
-    def _order(self, role: str, turn: int) -> np.ndarray:
-        key = (role, turn)
-        if key not in self._orders:
-            stream = {"forget": 0, "retain": 1}[role]
-            while len(self._orders) >= 4:  # both roles, and the two passes over retain that a step may touch
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[key] = np.random.default_rng((self.seed, stream, turn)).permutation(len(self.rows[role]))
-        return self._orders[key]
+    def _fixed(self) -> dict[str, Any]:
+        """What the rows of an epoch's micro-batches follow from."""
+        sizes = {f"{owner}_rows": self.orders.size(owner) for owner in STREAMS}
+        return {**sizes, "retain_per_forget": self.retain_per_forget, "seed": self.seed, **self.batches.fixed}
 
     def _batch(self, step: int, scales: dict[str, RoleScale]) -> PackedBatch:
-        plan = self.plan(step, self.rank)
-        # A short last step leaves some ranks nothing of a role: they take part with a row that weighs nothing.
-        for role in [role for role, rows in plan.items() if not rows]:
-            plan[role] = self.plan(step, 0)[role][:1]
-            scales = {**scales, role: RoleScale(0.0, 0.0, 0.0)}
-        return pack(plan, scales=scales)
+        plan, missing = self.batches.filled_plan(self.epoch, step, self.rank)
+        # What stands in for a role that the rank has nothing of takes part, but weighs nothing.
+        return pack(plan, scales=scales | dict.fromkeys(missing, RoleScale(0.0, 0.0, 0.0)))
 
     def _scales(self, window: int) -> dict[str, RoleScale]:
         """Count each role's tokens and rows in a whole optimiser step, over its micro-batches and all ranks."""
         micro = self.accumulate()
-        counts = {role: np.zeros(3) for role in self.rows}
-        for step in range(window * micro, int(min((window + 1) * micro, len(self), self.limit()))):
+        counts = {role: np.zeros(3) for role in self.roles}
+        for step in range(window * micro, min((window + 1) * micro, self._run())):
             for rank in range(self.world_size):
                 for role, rows in self.plan(step, rank).items():
                     counts[role] += [sum(len(r.targets) for r in rows), len(rows), sum(r.sequence_tokens for r in rows)]
@@ -165,32 +154,24 @@ class UnlearningLoader:
         return {role: RoleScale(*(share / max(float(count), 1.0) for count in three)) for role, three in counts.items()}
 
 
-def _check(rows: Mapping, batch_size: int, retain_per_forget: float, seed: int, rank: int, world_size: int) -> None:
-    if "forget" not in rows or not len(rows["forget"]):
-        raise ValueError(f'rows must hold a non-empty "forget" role, got roles {sorted(rows)}')
-    if "retain" in rows and not len(rows["retain"]):
-        raise ValueError('rows["retain"] must not be empty; leave the role out instead')
-    for role, companion in rows.items():
-        owner = role.split("_")[0]
-        if owner not in ("forget", "retain") or owner not in rows:
-            raise ValueError(f'every role must be "forget", "retain" or a companion of one that is there, got "{role}"')
-        if role != owner and not callable(companion):
-            _check_choices(role, companion, len(rows[owner]))
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if retain_per_forget <= 0:
-        raise ValueError(
-            f"retain_per_forget must be above 0 (leave the retain role out instead), got {retain_per_forget}"
-        )
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+def check_share(rows: Mapping[str, Any], roles: Sequence[str] | None, rank: int, world_size: int) -> tuple[str, ...]:
+    """Return the roles that batches hold, in the order of the rows.
+
+    Raises:
+        ValueError: for a role without rows, or a rank that does not exist.
+    """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be in [0, world_size = {world_size}), got {rank}")
+    wanted = tuple(rows) if roles is None else tuple(roles)
+    if not wanted or not set(wanted) <= set(rows):
+        raise ValueError(f"roles must name some of {tuple(rows)}, got {wanted}")
+    return tuple(role for role in rows if role in wanted)
 
 
-def _check_choices(role: str, companion: Sequence[Sequence[TokenRow]], owners: int) -> None:
-    if len(companion) != owners:
-        raise ValueError(f'rows["{role}"] must hold choices for each of {owners} rows, got {len(companion)}')
-    if isinstance(companion[0], TokenRow) or not len(companion[0]):
-        got = "a single row" if isinstance(companion[0], TokenRow) else "none"
-        raise ValueError(f'rows["{role}"] must hold a non-empty list of choices for each row, got {got}')
+def _check_unchanged(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name, value in now.items():
+        if saved.get(name) != value:
+            raise ValueError(
+                f"{TOLD_AS.get(name, name)} must stay {saved.get(name)} to resume inside an epoch, got {value}; resume "
+                "from the end of an epoch to change it"
+            )

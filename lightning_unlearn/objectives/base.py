@@ -23,6 +23,7 @@ from transformers import get_scheduler
 from lightning_unlearn import resume
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
+from lightning_unlearn.data.share import check_train_loaders
 from lightning_unlearn.forward import hidden_states
 from lightning_unlearn.head import Head, output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
@@ -121,7 +122,8 @@ class Objective(L.LightningModule):
         self.configured = False
         self._step_open = False  # whether gradients wait for the rest of their optimiser step
         self._step_losses: dict[str, Tensor] = {}  # of its micro-batches so far, as shares of the step's
-        self._resumed: tuple[dict[str, Any], dict[str, Any] | None] | None = None
+        self._epoch_start: Tensor | None = None  # the random state that the epoch's batches were drawn from
+        self._resumed: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
         self.strict_loading = self.lora is None  # with LoRA a checkpoint holds the adapters alone
         self.hparams.update(_plain(model=model, retain=retain, reference=reference, lora=self.lora))
 
@@ -341,8 +343,8 @@ class Objective(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what an exact resume needs, see `lightning_unlearn.resume`."""
-        checkpoint["training_state"] = resume.training_state(self, step_open=self._step_open)
-        checkpoint["training_state"]["losses"] = self._step_losses
+        state = resume.training_state(self, step_open=self._step_open, epoch_start=self._epoch_start)
+        checkpoint["training_state"] = {**state, "losses": self._step_losses}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the initial weights where they will be needed, and what training continues from.
@@ -359,12 +361,17 @@ class Objective(L.LightningModule):
         self._resumed = (checkpoint.get("training_state", {}), resume.loader_position(checkpoint))
 
     def on_train_start(self) -> None:
-        """Continue a resumed run where it was."""
+        """Check what the loaders were made for, and continue a resumed run where it was."""
+        check_train_loaders(self.trainer)
         if self._resumed is not None:
-            resume.restore(self, *self._resumed)
+            self._epoch_start = resume.restore(self, *self._resumed)
             self._step_open = bool(self._resumed[0].get("gradients"))
             self._step_losses = {k: v.to(self.device) for k, v in self._resumed[0].get("losses", {}).items()}
             self._resumed = None
+
+    def on_train_epoch_start(self) -> None:
+        """Note what the order of a DataLoader follows from."""
+        self._epoch_start = resume.start_epoch(self)
 
     def state_dict(self, *args, **kwargs) -> dict[str, Any]:
         """With LoRA, the adapters alone: the base model is not trained, and not saved again."""

@@ -3,8 +3,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lightning_unlearn.data.fictitious import FictitiousAuthors
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.records import Record, RecordError
+from lightning_unlearn.data.unlearning_records import UnlearningRecords
 
 FORGET = [Record(f"Who wrote {i}?", f"Ana {i}.", source=f"f:{i}") for i in range(6)]
 RETAIN = [Record(f"Where is {i}?", f"Here {i}.", source=f"r:{i}") for i in range(9)]
@@ -28,6 +30,9 @@ def trainer(roles=None, *, rank=0, world=1, accumulate=1):
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world} if world > 1 else None,
         accumulate_grad_batches=accumulate,
         num_training_batches=10,
+        limit_train_batches=1.0,
+        max_epochs=3,
+        max_steps=-1,
     )
 
 
@@ -47,11 +52,13 @@ def test_only_the_roles_of_the_objective_are_built(tiny_tokenizer):
     data = Rows(tokenizer=tiny_tokenizer)
     data.trainer = trainer(("forget_idk",))
     data.setup("fit")
-    assert next(iter(data.train_dataloader())).roles == ("forget", "forget_idk")
+    assert next(iter(data.train_dataloader())).roles == ("forget_idk",)
+    assert set(data._rows) == {"forget", "forget_idk"}  # refusals go with rows, which are there but not packed
     assert data.roles == ("forget", "retain", "forget_idk", "retain_idk")  # what is offered stays known
     data.trainer = trainer(("forget", "retain_idk"))
     data.setup("fit")
-    assert next(iter(data.train_dataloader())).roles == ("forget", "retain", "retain_idk")
+    assert next(iter(data.train_dataloader())).roles == ("forget", "retain_idk")
+    assert next(iter(data.val_dataloader())).roles == ("forget", "retain_idk")
 
 
 def test_a_role_that_is_not_offered_is_left_to_the_objective(tiny_tokenizer):
@@ -86,6 +93,31 @@ def test_loader_options_and_seed_reach_the_loader(tiny_tokenizer):
     other.setup("fit")
     first = next(iter(other.train_dataloader()))
     assert not np.array_equal(batch.input_ids.numpy(), first.input_ids.numpy())
+
+
+def test_a_budget_counts_what_the_objective_reads(tiny_tokenizer):
+    lengths = {}
+    for roles in (None, ("forget", "retain"), ("forget_idk",)):
+        data = Rows(tokenizer=tiny_tokenizer, tokens_per_batch=150)
+        assert data.batch_size is None
+        data.trainer = trainer(roles)
+        data.setup("fit")
+        loader, ordered = data.train_dataloader(), data.val_dataloader()
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            batches = list(loader)
+            assert len(batches) == len(loader)
+            assert max(len(batch.input_ids) for batch in [*batches, *ordered]) <= 150
+        lengths[roles] = len(loader)
+    # six units of about 110 tokens in all roles, of 30 in two, of 30 in refusals alone
+    assert lengths == {None: 6, ("forget", "retain"): 2, ("forget_idk",): 2}
+
+
+def test_a_row_above_the_budget_is_told_with_its_number(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, tokens_per_batch=5)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r'tokens_per_batch must be at least \d+: .* rows\["forget"\]\[\d\] .* got 5'):
+        data.train_dataloader()
 
 
 def test_a_test_run_builds_the_encoder_and_no_rows(tiny_tokenizer):
@@ -134,6 +166,8 @@ def test_refusals_from_a_list_a_file_or_ours(tmp_path, tiny_tokenizer):
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 1, "tokens_per_batch": 9}, "only one of batch_size and tokens_per_batch may be given"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch must be at least 1, got 0"),
         ({"retain_per_forget": 0.0}, "retain_per_forget must be above 0, got 0.0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
     ],
@@ -141,3 +175,16 @@ def test_refusals_from_a_list_a_file_or_ours(tmp_path, tiny_tokenizer):
 def test_options_out_of_range(tiny_tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         Rows(tokenizer=tiny_tokenizer, **options)
+
+
+def test_subclasses_take_a_budget(tiny_tokenizer):
+    rows = [{"question": f"Who wrote {i}?", "answer": f"Ana {i}."} for i in range(4)]
+    kept = [{"question": f"Where is {i}?", "answer": f"Here {i}."} for i in range(4)]
+    options = {"tokenizer": tiny_tokenizer, "tokens_per_batch": 200}
+    for data in (
+        UnlearningRecords(forget=rows, retain=kept, **options),
+        FictitiousAuthors(authors=2, forget_authors=1, **{**options, "tokens_per_batch": 600}),
+    ):
+        data.setup("fit")
+        for batches in (data.train_dataloader(), data.val_dataloader()):
+            assert max(len(batch.input_ids) for batch in batches) <= data.tokens_per_batch

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_unlearn.data.packing import RoleScale
-from lightning_unlearn.data.padded import from_padded
+from lightning_unlearn.data.packing import RoleScale, pack
+from lightning_unlearn.data.padded import from_padded, rows_from_labels
+from tests.dense import as_padded, make_rows
 
 I = -100  # noqa: E741 the ignored label
 
@@ -174,3 +175,41 @@ def test_every_label_keeps_its_row_and_the_token_before_it(role):
     seen = ids[mask.bool()].tolist()
     kept = batch.input_ids if batch.attended is None else batch.input_ids[batch.attended]
     assert kept.tolist() == seen
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("lists", [False, True])
+def test_rows_of_a_padded_dataset_are_those_that_a_padded_batch_holds(left, lists):
+    """Each labels one eos in the padding behind it."""
+    rows = make_rows([4, 1, 7, 2], seed=8)
+    three = as_padded({"forget": rows}, left=left)["forget"]
+    columns = [three[name] for name in ("input_ids", "labels", "attention_mask")]
+    found = rows_from_labels(*(column.tolist() if lists else column for column in columns))
+    for ours, theirs in zip(found, rows, strict=True):
+        for name in ("input_ids", "target_positions", "targets"):
+            assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+    ours = pack({"forget": found})
+    assert ours.input_ids.tolist() == pack({"forget": rows}).input_ids.tolist()
+
+
+def test_rows_of_ragged_lists_by_hand():
+    first, second = rows_from_labels([[5, 6, 7], [8, 9]], [[5, I, 7], [I, 9]])
+    # nothing precedes the 5; 7 is predicted from position 1, 9 from position 0
+    assert (first.input_ids.tolist(), first.target_positions.tolist(), first.targets.tolist()) == ([5, 6, 7], [1], [7])
+    assert (second.target_positions.tolist(), second.targets.tolist()) == ([0], [9])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (([[1]], [[1], [2]]), "must hold as many rows, got 1, 2 and 1"),
+        (([[1], [1, 2]], [[1], [2]]), r"row 1: .* must be of one length, got \(2,\), \(1,\) and \(2,\)"),
+        (([[1, 2]], [[I, 2]], [[0, 0]]), r"row 0: attention_mask must keep tokens without a gap, got \[0, 0\]"),
+        (([[1, 2, 3]], [[I, 2, 3]], [[1, 0, 1]]), r"row 0: attention_mask must keep .* got \[1, 0, 1\]"),
+        (([[1, 2]], [[I, -1]]), "row 0: labels must be token ids or -100, got -1"),
+        (([[1, 2, 3, 4]], [[I, I, I, 4]], [[1, 1, 0, 0]]), "row 0: labels must lie at most one .* token, 1, got 3"),
+    ],
+)
+def test_rows_that_cannot_be_made(columns, message):
+    with pytest.raises(ValueError, match=message):
+        rows_from_labels(*columns)

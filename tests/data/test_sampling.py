@@ -149,45 +149,94 @@ def test_the_global_random_state_is_never_touched():
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("at", range(9))
-def test_resume_at_every_step_continues_with_identical_batches(at):
+@pytest.mark.parametrize("size", [{}, {"batch_size": None, "tokens_per_batch": 14, "epochs": lambda batches: 3}])
+def test_resume_at_every_step_continues_with_identical_batches(at, size, world_size):
     def run(loader, epochs, first=0):
         for epoch in range(first, epochs):
             loader.set_epoch(epoch)
             yield from loader
 
-    whole = [b.input_ids.tolist() for b in run(make(seed=5), 3)]
-    killed = make(seed=5)
+    options = {"forget": 20, "seed": 5, "rank": world_size - 1, "world_size": world_size, **size}
+    whole = [b.input_ids.tolist() for b in run(make(**options), 3)]
+    assert len(whole) >= 9
+    killed = make(**options)
     stream = run(killed, 3)
     for _ in range(at):
         next(stream)
     state = killed.state_dict()
-    resumed = make(seed=5)
+    resumed = make(**options)
     resumed.load_state_dict(state)
     finished = state["step"] == len(resumed)
     rest = [b.input_ids.tolist() for b in run(resumed, 3, first=state["epoch"] + finished)]
     assert rest == whole[at:]
 
 
+def state_at(step: int, **options) -> dict:
+    """What a checkpoint holds after `step` micro-batches."""
+    loader = make(**options)
+    for _ in zip(range(step), loader, strict=False):
+        pass
+    return loader.state_dict()
+
+
 def test_a_resumed_loader_starts_its_next_epoch_at_the_beginning():
     loader = make()
-    loader.load_state_dict({"epoch": 0, "step": 2, "rows_per_step": 3})
+    loader.load_state_dict(state_at(2))
+    assert loader.state_dict() == state_at(2)
     assert len(list(loader)) == 2
     assert len(list(loader)) == 4
 
 
 def test_resume_inside_an_epoch_needs_the_same_global_batch():
     """Otherwise rows would be skipped or repeated without a word."""
-    state = {"epoch": 0, "step": 2, "rows_per_step": 6}
-    with pytest.raises(ValueError, match=r"batch_size x world_size must stay 6 .* got 3"):
+    state = state_at(2, forget=20, batch_size=6)
+    with pytest.raises(ValueError, match=r"batch_size x world_size must stay 6 .* got 3; resume from the end"):
         make(forget=20).load_state_dict(state)
     loader = make(forget=20, batch_size=3, world_size=2)
     loader.load_state_dict(state)
     assert len(list(loader)) == 2  # ceil(20 / 6) - 2
     loader = make(forget=20)
-    loader.load_state_dict({"epoch": 0, "step": 4, "rows_per_step": 6})
+    loader.load_state_dict(state_at(4, forget=20, batch_size=6))
     loader.set_epoch(1)
     assert len(list(loader)) == 7
+
+
+BUDGET = {"batch_size": None, "tokens_per_batch": 12}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, BUDGET, "tokens_per_batch must stay None to resume inside an epoch, got 12"),
+        (BUDGET, {}, "tokens_per_batch must stay 12 to resume inside an epoch, got None"),
+        (BUDGET, {**BUDGET, "tokens_per_batch": 13}, "tokens_per_batch must stay 12 .* got 13"),
+        (BUDGET, {**BUDGET, "world_size": 2}, "world_size must stay 1 .* got 2"),
+        (BUDGET, {**BUDGET, "accumulate": lambda: 20}, r"max_epochs and accumulate_grad_batches, must stay \d+ .* 20"),
+        ({}, {"retain_per_forget": 0.5}, r"retain_per_forget must stay 1.0 .* got 0.5"),
+        (BUDGET, {**BUDGET, "retain_per_forget": 0.5}, "retain_per_forget must stay 1.0 .* got 0.5"),
+        ({}, {"seed": 1}, "seed must stay 0 .* got 1"),
+        ({}, {"forget": 11}, "the number of forget rows must stay 10 .* got 11"),
+        ({}, {"retain": 15}, "the number of retain rows must stay 14 .* got 15"),
+    ],
+)
+def test_what_must_not_change_inside_an_epoch_may_change_at_its_end(before, after, message):
+    with pytest.raises(ValueError, match=message):
+        make(**after).load_state_dict(state_at(2, **before))
+    loader = make(**after)
+    loader.load_state_dict(state_at(99, **before))
+    assert len(list(loader)) == len(loader)
+
+
+def test_an_epoch_that_the_trainer_cuts_short_ends_there():
+    # limit_train_batches=3: after three of four micro-batches the next epoch starts at its first
+    short = {"limit": lambda: 3}
+    loader = make(**short)
+    loader.load_state_dict(state_at(3, **short))
+    assert len(list(loader)) == 4
+    loader.load_state_dict(state_at(2, **short))
+    assert len(list(loader)) == 2
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
