@@ -92,7 +92,8 @@ class _Files:
         """Write what is left, give the files their names, and write the index."""
         if self.waiting:
             self._write()
-        count, index = len(self.files), {}
+        count = len(self.files)
+        index: dict[str, str] = {}
         for number, names in enumerate(self.files):
             final = "model.safetensors" if count == 1 else f"model-{number + 1:05}-of-{count:05}.safetensors"
             os.replace(self._partial(number), self.folder / final)

@@ -55,7 +55,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> N
         raise ValueError("lora must not be on the output head of a sharded model, got target_modules with it")
     if mesh[TENSOR_PARALLEL].size() > 1:
         _tensor_parallel(inner, mesh[TENSOR_PARALLEL])
-    if mesh[DATA_PARALLEL].size() > 1 or cpu_offload:
+    alone = mesh.size() == 1  # still sharded, in one part: sharded checkpoints are read so
+    if mesh[DATA_PARALLEL].size() > 1 or cpu_offload or alone:
         _fully_shard(inner, mesh[DATA_PARALLEL], CPUOffloadPolicy() if cpu_offload else OffloadPolicy())
 
 

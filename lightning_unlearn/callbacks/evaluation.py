@@ -119,6 +119,15 @@ class Evaluate(Callback):
         self._finished = False
         # First, so that `on_fit_end` comes before the callback that writes the report.
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
+        if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not yet known whether this fit resumes
+            self._begin(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the same where a sharded checkpoint has only now been restored."""
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:
             return
         run = RunFiles(trainer)
