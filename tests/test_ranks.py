@@ -20,6 +20,7 @@ from tests.dense import make_rows, tiny
 RUNS = {
     "full": (NPO, {"retain": "kl"}),
     "lora": (NPO, {"retain": "kl", "lora": Lora(dropout=0.0)}),
+    "cached": (NPO, {"retain": "kl", "reference": "cache"}),  # each computes rows that the other reads later
     "idk": (IdkNLL, {}),  # reads refusals alone: a rank may have none of them
 }
 
