@@ -170,7 +170,10 @@ class ReferenceCache:
             )
         if keys:
             return torch.cat([self.store.take(key) for key in keys])
-        return torch.empty(0) if self.kind == "log_prob" else torch.empty(0, self.head().weight.shape[1])
+        if self.kind == "log_prob":
+            return torch.empty(0)
+        weight = self.head().weight
+        return torch.empty(0, weight.shape[1], dtype=weight.dtype)
 
 
 def unique_rows(batches: Iterable[PackedBatch], roles: Sequence[str]) -> dict[bytes, Row]:

@@ -58,6 +58,7 @@ def train(kind: str, out: Path, **options) -> dict[str, torch.Tensor]:
         enable_model_summary=False,
         max_epochs=2,
         accumulate_grad_batches=2,
+        default_root_dir=out.with_suffix(""),
         **options,
     )
     trainer.fit(objective, Rows())
@@ -92,6 +93,9 @@ def test_two_processes_train_as_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.spawn(process, (port, tmp_path), nprocs=2)
+    parts = [path.stat().st_size for path in tmp_path.glob("cached/reference_cache/*/*.values")]
+    assert len(parts) == 2
+    assert min(parts) > 0.25 * sum(parts)  # each computed its share
     for kind in RUNS:
         alone = train(kind, tmp_path / "alone.pt", devices=1)
         shared = torch.load(tmp_path / f"{kind}.pt", weights_only=True)
