@@ -56,14 +56,14 @@ def _training(trainer: Trainer, loaders: CombinedLoader) -> Reading:
     steps, batches = trainer.estimated_stepping_batches, trainer.num_training_batches
     if steps == inf:
         raise ValueError("max_epochs or max_steps of the Trainer must be set, so that the rows to come are known")
-    total = int(steps) * trainer.accumulate_grad_batches
     # A shorter one of several loaders starts again, and one that is longer than the others is read to its end as well.
     loaders = _beside(loaders, "max_size_cycle")
     if batches == inf:
-        return Reading(loaders, 1, total)
+        return Reading(loaders, 1, int(steps) * trainer.accumulate_grad_batches)
     if not any(_set_epoch(loader, 0) for loader in loaders.flattened):
         return Reading(loaders, 1, None)  # which rows a shuffling loader gives in its first batches cannot be known
-    return Reading(loaders, ceil(total / max(int(batches), 1)), int(batches))
+    epoch_steps = max(ceil(batches / trainer.accumulate_grad_batches), 1)  # the last may be short
+    return Reading(loaders, ceil(steps / epoch_steps), int(batches))
 
 
 def _read(readings: list[Reading]) -> Iterator[Any]:

@@ -263,9 +263,13 @@ class Objective(L.LightningModule):
             folder: see `reference_cache`, which is the default.
 
         Raises:
-            ValueError: if no folder is given, a resumed run began from another model, or rows are missing and the
-                model has been trained.
+            ValueError: for another `reference`, if no folder is given, a resumed run began from another model, or rows
+                are missing and the model has been trained.
         """
+        if self.reference != "cache":
+            raise ValueError(f'reference must be "cache" for cache_reference, got {self.hparams["reference"]!r}')
+        if not self.needs_reference:
+            return
         self.configure_model()
         folder = folder or self.reference_cache
         if folder is None:
