@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, NamedTuple
 from uuid import uuid4
@@ -59,7 +60,7 @@ def rows_of(batch: PackedBatch, role: str) -> Iterator[Row]:
         tensor.numpy(force=True) for tensor in (part.input_ids, part.target_index, part.targets, part.target_row)
     )
     attended = None if part.attended is None else part.attended.numpy(force=True)
-    starts = np.cumsum(np.array((0, *part.lengths)))
+    starts = (0, *accumulate(part.lengths))
     bounds = np.searchsorted(of, np.arange(len(part) + 1))  # rows stand in order, and so do their targets
     for row in np.flatnonzero(np.diff(bounds)).tolist():
         inputs, tokens = slice(starts[row], starts[row + 1]), slice(bounds[row], bounds[row + 1])
