@@ -60,9 +60,9 @@ def rows_of(batch: PackedBatch, role: str) -> Iterator[Row]:
         tensor.numpy(force=True) for tensor in (part.input_ids, part.target_index, part.targets, part.target_row)
     )
     attended = None if part.attended is None else part.attended.numpy(force=True)
-    starts = (0, *accumulate(part.lengths))
-    bounds = np.searchsorted(of, np.arange(len(part) + 1))  # rows stand in order, and so do their targets
-    for row in np.flatnonzero(np.diff(bounds)).tolist():
+    counts = np.bincount(of, minlength=len(part)).tolist()
+    starts, bounds = (0, *accumulate(part.lengths)), (0, *accumulate(counts))  # rows stand in order, and their targets
+    for row in (row for row, count in enumerate(counts) if count):
         inputs, tokens = slice(starts[row], starts[row + 1]), slice(bounds[row], bounds[row + 1])
         mask = None if attended is None or attended[inputs].all() else attended[inputs]
         yield Row(ids[inputs], index[tokens] - starts[row], targets[tokens], mask)
