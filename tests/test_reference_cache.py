@@ -227,6 +227,8 @@ def test_mixed_precision(tmp_path):
         objective = NPO(tiny(dtype=torch.float32), reference=reference, retain="kl", beta=1.0, optimizer=sgd)
         losses[reference] = fit(objective, tmp_path, precision="bf16-mixed")
     assert losses["cache"] == pytest.approx(losses["copy"], rel=2e-2)
+    with pytest.warns(UserWarning, match="a new cache is made"):  # the pass was under autocast
+        fit(NPO(tiny(dtype=torch.float32), reference="cache", retain="kl"), tmp_path)
 
 
 # -- one model ------------------------------------------------------------------------------------------------------
