@@ -468,13 +468,17 @@ def test_a_cache_is_made_for_objectives_that_read_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_cannot_be_added_once_the_model_has_been_trained(tmp_path):
+@pytest.mark.parametrize("made", [False, True], ids=["computed", "found"])
+def test_rows_cannot_be_added_once_the_model_has_been_trained(made, tmp_path):
+    first, all_of_them = pack({"forget": ROWS["forget"][:1]}), pack({"forget": ROWS["forget"]})
+    if made:
+        NPO(tiny(), reference="cache").cache_reference([first], tmp_path)
     objective = NPO(tiny(), reference="cache")
-    objective.cache_reference([pack({"forget": ROWS["forget"][:1]})], tmp_path)
+    objective.cache_reference([first], tmp_path)
     change(objective.model)
-    objective.cache_reference([pack({"forget": ROWS["forget"][:1]})], tmp_path)  # nothing is missing
     with pytest.raises(ValueError, match=r"2 rows are not in .* and the model has been trained since"):
-        objective.cache_reference([pack({"forget": ROWS["forget"]})], tmp_path)
+        objective.cache_reference([all_of_them], tmp_path)
+    objective.cache_reference([first], tmp_path)  # nothing is missing
 
 
 def test_with_adapters_rows_can_be_added_at_any_time(tmp_path):

@@ -63,8 +63,8 @@ def test_rows_that_a_model_answers_otherwise_have_other_keys():
             row([5, 6, 7, 1], [2], [7]),  # the same numbers, cut elsewhere
         )
     ]
-    batches.append(replace(batches[0], attended=torch.tensor([False, True, True])))
-    assert len({r.key for batch in batches for r in rows_of(batch, "forget")}) == 7
+    batches += [replace(batches[0], attended=torch.tensor(mask)) for mask in ([False, True, True], [True, False, True])]
+    assert len({r.key for batch in batches for r in rows_of(batch, "forget")}) == 8
 
 
 def test_a_mask_that_hides_nothing_is_none():
