@@ -7,8 +7,9 @@ Shapes: T packed tokens, N labelled tokens, D hidden size, V vocabulary, B rows,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -86,9 +87,14 @@ def _agrees_beyond(inner: nn.Module, window: int, device: torch.device) -> bool:
         return _close(_packed_forward(inner, probe), _padded_forward(inner, probe))
 
 
+def _trunk(inner: PreTrainedModel) -> Callable[..., Any]:
+    """The model without its head; one that is sharded gathers its weights for it, see `sharding.py`."""
+    return getattr(inner, "run_trunk", inner.base_model)
+
+
 def _packed_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
     with attention.no_dense_mask():
-        output = inner.base_model(
+        output = _trunk(inner)(
             input_ids=batch.input_ids.unsqueeze(0),
             position_ids=batch.position_ids.unsqueeze(0),
             use_cache=False,
@@ -102,7 +108,7 @@ def _padded_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
     if isinstance(inner, HasTrunk):
         hidden = inner.hidden_states(ids, mask)
     else:
-        hidden = inner.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = _trunk(inner)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, place)  # [T, D]
 
 

@@ -8,14 +8,20 @@ Shapes: N labelled tokens, D hidden size, V vocabulary, r rank of an adapter, B 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
 from unlearn_kernels import TokenStatistics, linear_token_statistics
+
+DATA_PARALLEL, TENSOR_PARALLEL = "data_parallel", "tensor_parallel"  # Lightning's names of the dimensions of a mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,7 @@ class Head:
         softcap: c, or None for no cap.
         logit_scale: factor of the logits.
         adapters: low-rank adapters that are switched on.
+        layer: whose weight and bias these are, where they may be sharded and must be read when they are used.
     """
 
     weight: Tensor
@@ -59,9 +66,13 @@ class Head:
     softcap: float | None = None
     logit_scale: float = 1.0
     adapters: tuple[LowRank, ...] = ()
+    layer: nn.Module | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., D]; for checks, never on a training path."""
+        if isinstance(self.weight, DTensor):
+            whole = (None if x is None else x.full_tensor() for x in (self.weight, self.bias))
+            return replace(self, **dict(zip(("weight", "bias"), whole, strict=True))).logits(hidden)
         z = nn.functional.linear(hidden, self.weight, self.bias)
         for adapter in self.adapters:
             z = z + nn.functional.linear(adapter.down(hidden), adapter.b.to(hidden.dtype))
@@ -88,24 +99,79 @@ class Head:
             reference: the reference model's head; one with the same weight serves both models in one product.
             options: passed on to `unlearn_kernels.linear_token_statistics`.
         """
-        if reference is not None and reference.weight is not self.weight:
-            options |= {"reference_weight": reference.weight.detach()}
-            options |= {"reference_bias": None if reference.bias is None else reference.bias.detach()}
-        if self.adapters:
-            options |= {"adapter_hidden": torch.cat([adapter.down(hidden) for adapter in self.adapters], dim=-1)}
-            options |= {"adapter_weight": torch.cat([adapter.b for adapter in self.adapters], dim=-1)}
+        down = [adapter.down(hidden) for adapter in self.adapters]
+
+        def compute(hidden: Tensor, down: Tensor | None, theirs: Tensor | None) -> tuple[Tensor, ...]:
+            found = self._statistics(hidden, down, theirs, targets, fields, reference, options)
+            return tuple(getattr(found, field) for field in fields)
+
+        tensors = (hidden, torch.cat(down, dim=-1) if down else None, reference_hidden)
+        other = reference.layer if reference is not None and reference.layer is not self.layer else None
+        values = with_weights(other, lambda *x: with_weights(self.layer, compute, *x), *tensors)
+        return TokenStatistics(**dict(zip(fields, values, strict=True)))
+
+    def _statistics(
+        self,
+        hidden: Tensor,
+        adapter_hidden: Tensor | None,
+        reference_hidden: Tensor | None,
+        targets: Tensor,
+        fields: tuple[str, ...],
+        reference: Head | None,
+        options: dict,
+    ) -> TokenStatistics:
+        weight, bias, group = self._local()
+        if reference is not None and not self._is(reference):
+            theirs = (None if x is None else x.detach() for x in reference._local(group)[:2])
+            options = dict(zip(("reference_weight", "reference_bias"), theirs, strict=True)) | options
+        if adapter_hidden is not None:
+            options = {"adapter_weight": torch.cat([adapter.b for adapter in self.adapters], dim=-1), **options}
         return linear_token_statistics(
             hidden,
-            self.weight,
+            weight,
             targets,
             statistics=fields,
-            bias=self.bias,
+            bias=bias,
             softcap=self.softcap,
             logit_scale=self.logit_scale,
+            adapter_hidden=adapter_hidden,
             reference_hidden=reference_hidden,
             ignore_index=None,  # packed targets are all labelled: no need to look, nor to wait for the device
+            vocab_group=group,
             **options,
         )
+
+    def _is(self, other: Head) -> bool:
+        """Whether both are the same layer, adapters aside."""
+        return self.weight is other.weight if self.layer is None else self.layer is other.layer
+
+    def _local(self, group: dist.ProcessGroup | None = None) -> tuple[Tensor, Tensor | None, dist.ProcessGroup | None]:
+        """Weight and bias as they are now, or this rank's rows of them and the group that has the rest.
+
+        Args:
+            group: take the rows that a rank of this group would have, where the weight is whole.
+        """
+        weight, bias = (self.weight, self.bias) if self.layer is None else (self.layer.weight, self.layer.bias)
+        if isinstance(weight, DTensor):
+            if weight.placements != (Shard(0),) or weight.device_mesh.mesh_dim_names != (TENSOR_PARALLEL,):
+                raise ValueError(f"the output head must be gathered or cut along the vocabulary, got {weight}")
+            return weight.to_local(), None if bias is None else bias.to_local(), weight.device_mesh.get_group()
+        if group is None:
+            return weight, bias, None
+        rank, size = dist.get_rank(group), dist.get_world_size(group)
+        return weight.chunk(size)[rank], None if bias is None else bias.chunk(size)[rank], group
+
+
+def with_weights(layer: nn.Module | None, function: Callable[..., tuple], *tensors: Tensor | None) -> tuple:
+    """Call a function while the weights of a layer are whole, and have them whole again for its gradient.
+
+    Args:
+        layer: an output head; one that is not sharded is left alone.
+        function: takes the tensors, returns a tuple of tensors.
+        tensors: what the results' gradients go to.
+    """
+    gathered = getattr(layer, "with_weights", None)  # see `sharding.py`
+    return function(*tensors) if gathered is None else gathered(function, *tensors)
 
 
 @runtime_checkable
@@ -151,13 +217,14 @@ def output_head(model: nn.Module) -> Head:
             f"output_head(), got {type(inner).__name__}"
         )
     layer, adapters = _without_adapters(layer)
-    if type(layer) is not nn.Linear:
-        raise ValueError(f"model: the output head must be a linear layer, or LoRA on one, got {type(layer).__name__}")
+    kind = type(layer).__bases__[-1] if isinstance(layer, FSDPModule) else type(layer)  # FSDP2 swaps in a class
+    if kind is not nn.Linear:
+        raise ValueError(f"model: the output head must be a linear layer, or LoRA on one, got {kind.__name__}")
     config = inner.config.get_text_config()
     scale = 1.0 / getattr(config, "logits_scaling", 1.0)  # Granite divides, Cohere multiplies
     scale *= getattr(config, "logit_scale", None) or 1.0
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(layer.weight, layer.bias, softcap, scale, adapters)
+    return Head(layer.weight, layer.bias, softcap, scale, adapters, layer)
 
 
 def _without_adapters(layer: nn.Module) -> tuple[nn.Module, tuple[LowRank, ...]]:

@@ -6,16 +6,20 @@ Weights are read from safetensors only, and code that comes with a checkpoint is
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
 
 from lightning_unlearn.head import causal_lm
+from lightning_unlearn.sharding import decoder_layers
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,38 @@ def load_causal_lm(
         raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
 
 
+def loads_apart(model: str | Path | nn.Module) -> bool:
+    """Whether each process can read its own part of the weights: they are in files, and of one model."""
+    return not isinstance(model, nn.Module) and not (Path(model) / "adapter_config.json").exists()
+
+
+def model_skeleton(model: str | Path, *, dtype: str | torch.dtype | None = None, **options: Any) -> nn.Module:
+    """Build a checkpoint's model without its weights, which are on the meta device; buffers are as they should be.
+
+    Args:
+        model: checkpoint name or folder.
+        dtype: precision of the weights (default: the checkpoint's).
+        options: as `load_causal_lm` takes them.
+
+    Raises:
+        ValueError: if the checkpoint cannot be found.
+    """
+    from accelerate import init_empty_weights
+
+    trust = options.pop("trust_remote_code", False)
+    options = {name: value for name, value in options.items() if value is not None}
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
+    dtype = dtype if dtype not in (None, "auto") else config.dtype or torch.float32
+    # Buffers such as rotary frequencies are in no checkpoint: they must be computed, not left as memory was found.
+    with no_init_weights(), init_empty_weights(include_buffers=False):
+        empty = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust, **options)
+    empty.tie_weights()
+    return empty.eval()
+
+
 def load_tokenizer(
     tokenizer: str | Path | PreTrainedTokenizerBase, *, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
@@ -102,7 +138,22 @@ def add_lora(model: nn.Module, lora: Lora) -> nn.Module:
         target_modules=settings["target_modules"],
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with _placeholders(model):
+        return get_peft_model(model, config)
+
+
+@contextmanager
+def _placeholders(model: nn.Module) -> Iterator[None]:
+    """Within it weights on the meta device seem to be in memory: adapters follow them, and need values of their own."""
+    empty = [
+        (module, n, p) for module in model.modules() for n, p in module.named_parameters(recurse=False) if p.is_meta
+    ]
+    for module, name, parameter in empty:
+        placeholder = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)  # one number, whatever the shape
+        setattr(module, name, nn.Parameter(placeholder, requires_grad=parameter.requires_grad))
+    yield
+    for module, name, parameter in empty:
+        setattr(module, name, parameter.requires_grad_(getattr(module, name).requires_grad))
 
 
 def select_trainable(
@@ -200,10 +251,7 @@ def _load_adapter(folder: Path, options: dict) -> nn.Module:
 
 
 def _layer_prefixes(model: nn.Module, layers: Sequence[int]) -> list[str]:
-    lists = [(name, module) for name, module in causal_lm(model).named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ValueError(f"train_layers needs a model with a list of decoder layers, got {type(model).__name__}")
-    name, decoder = max(lists, key=lambda item: len(item[1]))
+    name, decoder = decoder_layers(causal_lm(model))
     outside = [layer for layer in layers if not -len(decoder) <= layer < len(decoder)]
     if outside:
         raise ValueError(f"train_layers must be in [-{len(decoder)}, {len(decoder)}), got {outside}")

@@ -18,6 +18,7 @@ from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.forward import evaluating, hidden_states
 from lightning_unlearn.head import Head, causal_lm, output_head
 from lightning_unlearn.models import load_causal_lm
+from lightning_unlearn.sharding import is_sharded
 
 MODES = ("auto", "adapter", "copy", "cache", "none")
 
@@ -67,8 +68,10 @@ class Frozen:
     @torch.no_grad()
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """See `Reference`."""
+        if next(self.model.parameters()).device != batch.input_ids.device and not is_sharded(self.model):
+            self.model.to(batch.input_ids.device)
         with evaluating(self.model):
-            return hidden_states(self.model.to(batch.input_ids.device), batch)
+            return hidden_states(self.model, batch)
 
     def head(self) -> Head:
         """See `Reference`."""

@@ -245,7 +245,7 @@ def _initial_head(head: Head) -> Head | None:
     if not head.weight.requires_grad and not (head.bias is not None and head.bias.requires_grad):
         return None
     bias = None if head.bias is None else head.bias.detach().clone()
-    return replace(head, weight=head.weight.detach().clone(), bias=bias)
+    return replace(head, weight=head.weight.detach().clone(), bias=bias, layer=None)  # not the live layer's
 
 
 def _cut(keys: Sequence[bytes], lengths: Mapping[bytes, int]) -> list[list[bytes]]:

@@ -436,6 +436,12 @@ def test_a_missing_row_is_told_by_its_role(tmp_path):
         objective.losses(pack(rows))
 
 
+def test_a_model_that_is_to_be_sharded_is_refused(monkeypatch):
+    monkeypatch.setattr(NPO, "device_mesh", object())  # Lightning's ModelParallelStrategy sets one
+    with pytest.raises(ValueError, match='reference must not be "cache" for a model that is sharded'):
+        NPO(tiny(), reference="cache").configure_model()
+
+
 def test_a_loader_that_gives_other_rows_later(tmp_path):
     class Growing:
         passes = 0

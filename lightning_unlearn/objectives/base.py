@@ -28,9 +28,10 @@ from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.forward import hidden_states
 from lightning_unlearn.head import Head, output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
-from lightning_unlearn.models import Lora, add_lora, load_causal_lm, select_trainable
+from lightning_unlearn.models import Lora, add_lora, load_causal_lm, loads_apart, model_skeleton, select_trainable
 from lightning_unlearn.reference import Frozen, Reference, check_heads, compares, make_reference, without_log_prob
 from lightning_unlearn.reference_cache import ReferenceCache, unique_rows
+from lightning_unlearn.sharding import clip_gradients, load_weights, shard
 from lightning_unlearn.upcoming import upcoming_batches
 from unlearn_kernels import TokenStatistics
 
@@ -59,6 +60,7 @@ class Objective(L.LightningModule):
         scheduler: "linear" or "cosine" decay to 0, or "constant", after the warm-up.
         optimizer: function of the trainable parameters that returns an optimiser (default: AdamW).
         gradient_checkpointing: keep layer inputs only, and repeat layers in backward.
+        cpu_offload: of a sharded model, keep parameters, gradients and optimiser states in host memory between uses.
         dtype: precision of a checkpoint's weights (default: as saved).
         attn_implementation: transformers' attention name.
         trust_remote_code: run code that comes with a checkpoint.
@@ -85,6 +87,7 @@ class Objective(L.LightningModule):
         scheduler: str = "linear",
         optimizer: Callable[[Iterable], Optimizer] | None = None,
         gradient_checkpointing: bool = False,
+        cpu_offload: bool = False,
         dtype: str | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
@@ -114,6 +117,7 @@ class Objective(L.LightningModule):
         self.scheduler = scheduler
         self.optimizer = optimizer
         self.gradient_checkpointing = gradient_checkpointing
+        self.cpu_offload = cpu_offload
         self.load_options: dict[str, Any] = {
             "dtype": dtype,
             "attn_implementation": attn_implementation,
@@ -296,16 +300,30 @@ class Objective(L.LightningModule):
     # -- Lightning ----------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Load the model, add adapters, choose what trains; the first call does it all."""
+        """Load the model, add adapters, choose what trains, shard; the first call does it all."""
         if self.configured:
             return
         self.configured = True
-        self.model = load_causal_lm(self.source, **self.load_options)
+        load = load_causal_lm if self.device_mesh is None or not loads_apart(self.source) else model_skeleton
+        self.model = load(self.source, **self.load_options)
         if self.lora is not None:
             self.model = add_lora(self.model, self.lora)
         select_trainable(self.model, layers=self.train_layers, patterns=self.trainable)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.device_mesh is not None:  # Lightning's ModelParallelStrategy
+            self._shard()
+
+    def _shard(self) -> None:
+        if self.needs_reference and self.reference == "cache":
+            raise ValueError('reference must not be "cache" for a model that is sharded: set it to "adapter" or "copy"')
+        reference = self.reference_model() if self.needs_reference else None  # copied while the weights are whole
+        copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []
+        device = torch.device("cpu" if self.cpu_offload else self.device_mesh.device_type)
+        for model in (self.model, *copies):
+            shard(model, self.device_mesh, cpu_offload=self.cpu_offload)
+            if any(parameter.is_meta for parameter in model.parameters()):
+                load_weights(model, self.source, device)
 
     def setup(self, stage: str) -> None:
         """Check the roles of the data module, and keep the initial weights where they will be needed."""
@@ -381,6 +399,19 @@ class Objective(L.LightningModule):
         scheduler = get_scheduler(SCHEDULES[self.scheduler], optimizer, warmup, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the Trainer says, sharded gradients too."""
+        if self.device_mesh is None or not gradient_clip_val:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        kind = "value" if gradient_clip_algorithm == "value" else "norm"
+        clip_gradients(self.parameters(), **{kind: float(gradient_clip_val)})
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Note that the gradients so far are about to be used."""
         self._step_open = False
@@ -399,7 +430,8 @@ class Objective(L.LightningModule):
             ValueError: if the checkpoint lacks a parameter that trains, or its run began from another model than the
                 reference cache.
         """
-        missing = self.state_dict().keys() - checkpoint["state_dict"].keys()
+        held = checkpoint.get("state_dict")  # a sharded checkpoint's weights have been loaded, and checked, already
+        missing = set() if held is None else self.state_dict().keys() - held.keys()
         if missing:
             raise ValueError(f"ckpt_path must hold every trained parameter, got one without {sorted(missing)[:3]}")
         if self.reference == "cache":

@@ -1,0 +1,244 @@
+"""Sharding plans that are read off a model: fully sharded data parallel (FSDP2), tensor parallel, or both.
+
+FSDP2 units: each decoder layer, the embedding, the output head, and the rest; a tied embedding and head stay together
+in the rest, which is gathered for a whole step. Tensor parallel follows the plan that transformers keeps with each
+architecture; embedding and head are cut along the vocabulary, and the head stays cut in the loss, where the ranks
+exchange a few floats a token.
+
+The weights of a unit are whole only while FSDP sees one of its methods run. Two methods are added for what no `forward`
+does: `run_trunk` of the causal LM, and `with_weights` of its head.
+
+Shapes: V vocabulary, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as checkpoints
+from huggingface_hub import snapshot_download
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, causal_lm
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> None:
+    """Shard a model in place over the mesh of Lightning's `ModelParallelStrategy`.
+
+    Args:
+        model: a transformers causal LM, or a PEFT model of one.
+        mesh: with the dimensions "data_parallel" (FSDP2) and "tensor_parallel".
+        cpu_offload: keep parameters, gradients and optimiser states in host memory between uses.
+
+    Raises:
+        ValueError: for a model whose parts cannot be told apart, that has no tensor-parallel plan, or whose heads do
+            not divide by the tensor-parallel size; for an adapter on the output head.
+    """
+    inner = causal_lm(model)
+    if not isinstance(inner, PreTrainedModel):
+        raise ValueError(f"model must be a transformers causal LM to be sharded, got {type(inner).__name__}")
+    if hasattr(inner.get_output_embeddings(), "lora_A"):
+        raise ValueError("lora must not be on the output head of a sharded model, got target_modules with it")
+    if mesh[TENSOR_PARALLEL].size() > 1:
+        _tensor_parallel(inner, mesh[TENSOR_PARALLEL])
+    if mesh[DATA_PARALLEL].size() > 1 or cpu_offload:
+        _fully_shard(inner, mesh[DATA_PARALLEL], CPUOffloadPolicy() if cpu_offload else OffloadPolicy())
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether every forward of the model is shared with other processes, which must make it too."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device) -> None:
+    """Give a sharded model that is still on the meta device memory and weights, each process reading its own part.
+
+    Args:
+        model: as `models.model_skeleton` made and `shard` cut it; adapters that have values keep them.
+        checkpoint: name or folder with safetensors.
+        device: where the weights go.
+    """
+    inner = causal_lm(model)
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(str(checkpoint), allow_patterns=["*.safetensors", "*.json"]))
+    tied = inner.get_output_embeddings().weight is inner.get_input_embeddings().weight
+    empty = {name for name, parameter in inner.named_parameters() if parameter.is_meta}
+    inner._apply(lambda x: torch.empty_like(x, device=device) if x.is_meta else x)
+    if tied:  # each of the two got memory of its own
+        inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
+    weights = {name.replace(".base_layer", ""): x for name, x in inner.named_parameters() if name in empty}
+    reader = HuggingFaceStorageReader(str(folder))
+    if weights.keys() <= reader.read_metadata().state_dict_metadata.keys():
+        checkpoints.load({name: x.detach() for name, x in weights.items()}, storage_reader=reader)
+    else:  # transformers renames, joins or splits what the files hold: it must read the whole
+        _broadcast_weights(inner, weights, folder)
+
+
+def _broadcast_weights(inner: PreTrainedModel, weights: dict[str, nn.Parameter], folder: Path) -> None:
+    state: dict[str, Tensor] = {}
+    if dist.get_rank() == 0:
+        rank_zero_warn(f"{folder} holds weights under other names than the model: rank 0 loads all, and sends them on")
+        source = AutoModelForCausalLM.from_pretrained(folder, dtype=inner.dtype).state_dict()
+        state = {name: source[name] for name in weights}
+    names = {id(parameter): name for name, parameter in inner.named_parameters()}
+    state = {names[id(weights[name])]: x for name, x in state.items()}
+    whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+    set_model_state_dict(inner, state, options=whole)
+
+
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], *, norm: float | None = None, value: float | None = None
+) -> None:
+    """Clip gradients that may be sharded in different ways, which PyTorch's own functions refuse to mix.
+
+    Args:
+        parameters: those without a gradient are left out.
+        norm: the largest norm of all gradients together.
+        value: the largest absolute value of any.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if norm is not None and gradients:
+        wide = (torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients)
+        norms = [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]
+        whole = [x.full_tensor() if isinstance(x, DTensor) else x for x in norms]
+        factor = (norm / (torch.linalg.vector_norm(torch.stack(whole)) + 1e-6)).clamp(max=1.0)  # as PyTorch does
+        for gradient in gradients:
+            gradient.mul_(factor.to(gradient.dtype))
+    if value is not None:
+        for gradient in gradients:
+            gradient.clamp_(-value, value)
+
+
+def decoder_layers(inner: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Name and list of a model's decoder layers: its longest list of modules.
+
+    Raises:
+        ValueError: if it has no list of modules.
+    """
+    lists = [(name, module) for name, module in inner.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"model must have a list of decoder layers, got {type(inner).__name__}")
+    return max(lists, key=lambda item: len(item[1]))
+
+
+# -- FSDP2 ------------------------------------------------------------------------------------------------------------
+
+
+def _fully_shard(inner: PreTrainedModel, mesh: DeviceMesh, offload: OffloadPolicy) -> None:
+    for unit in units(inner):
+        fully_shard(unit, mesh=mesh, offload_policy=offload)
+    inner.run_trunk = MethodType(lambda self, **arguments: self.base_model(**arguments), inner)
+    head = inner.get_output_embeddings()
+    head.with_weights = MethodType(lambda _, function, *tensors: function(*tensors), head)
+    register_fsdp_forward_method(inner, "run_trunk")
+    register_fsdp_forward_method(head, "with_weights")  # tied: no unit of its own, and the rest is gathered anyway
+
+
+def units(inner: PreTrainedModel) -> list[nn.Module]:
+    """The modules that FSDP2 shards, inside out; the last is the model itself, with all that is left.
+
+    The last norm stays there rather than with the head: the trunk also runs without its head.
+    """
+    embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    apart = [] if head.weight is embedding.weight else [embedding, head]
+    return [*decoder_layers(inner)[1], *apart, inner]
+
+
+# -- tensor parallel --------------------------------------------------------------------------------------------------
+
+
+class _SumGradient(ParallelStyle):
+    """A small module that every rank has whole but runs on its own heads: the ranks' gradients are summed."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        forward, group = module.forward, device_mesh.get_group()
+
+        def summed(*inputs: Any, **options: Any) -> Any:
+            weights = module._parameters
+            module._parameters = {name: _SumBackward.apply(weight, group) for name, weight in weights.items()}
+            try:
+                return forward(*inputs, **options)
+            finally:
+                module._parameters = weights
+
+        module.forward = summed
+        return module
+
+
+class _SumBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, group):
+        ctx.group = group
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
+
+
+# transformers' names of ways to cut a layer -> ours, of the layer, and of an adapter's two factors
+_STYLES: dict[str, Callable[[], ParallelStyle]] = {
+    "colwise": ColwiseParallel,
+    "rowwise": RowwiseParallel,
+    "colwise_gather_output": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "colwise_rep": lambda: ColwiseParallel(output_layouts=Replicate()),
+    "rowwise_split_input": lambda: RowwiseParallel(input_layouts=Replicate()),
+    "rowwise_rep": lambda: RowwiseParallel(input_layouts=Replicate()),
+    "replicated_with_grad_allreduce": _SumGradient,
+}
+_ADAPTER = {"colwise": ("lora_B", ColwiseParallel), "rowwise": ("lora_A", RowwiseParallel)}
+
+
+def _tensor_parallel(inner: PreTrainedModel, mesh: DeviceMesh) -> None:
+    config = inner.config.get_text_config()
+    if not getattr(config, "base_model_tp_plan", None):
+        raise ValueError(
+            f"tensor_parallel_size must be 1 for {type(inner).__name__}, which has no tensor-parallel plan; "
+            f"got {mesh.size()}: use data_parallel_size instead"
+        )
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        count = getattr(config, name, None)
+        if count and count % mesh.size():
+            raise ValueError(f"tensor_parallel_size must divide {name} = {count}, got {mesh.size()}")
+    embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    for module, style in _plan(inner, config.base_model_tp_plan):
+        parallelize_module(module, mesh, style)
+    parallelize_module(embedding, mesh, RowwiseParallel(input_layouts=Replicate()))
+    if tied:  # cutting both would leave two parameters where one was
+        head.weight = embedding.weight
+    parallelize_module(head, mesh, ColwiseParallel(output_layouts=Replicate()))
+    if tied:
+        head.weight = embedding.weight
+
+
+def _plan(inner: PreTrainedModel, plan: dict[str, str]) -> Iterable[tuple[nn.Module, ParallelStyle]]:
+    """The modules to cut, and how."""
+    for name, module in list(inner.base_model.named_modules()):
+        kinds = [kind for pattern, kind in plan.items() if fnmatch(name, pattern)]
+        if not kinds:
+            continue
+        if kinds[0] not in _STYLES:
+            raise ValueError(f"tensor_parallel_size must be 1 for {type(inner).__name__}: {name} is {kinds[0]!r}")
+        yield getattr(module, "base_layer", module), _STYLES[kinds[0]]()
+        if hasattr(module, "lora_A") and kinds[0] in _ADAPTER:
+            factor, style = _ADAPTER[kinds[0]]
+            for adapter in getattr(module, factor).values():
+                yield adapter, style()
