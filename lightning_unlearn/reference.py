@@ -1,12 +1,13 @@
 """The frozen reference model: the model before unlearning, that KL and preference objectives compare with.
 
-With LoRA it is the model itself with its adapters switched off; otherwise a copy of the initial weights. It is never
-part of an objective's parameters or checkpoints.
+With LoRA it is the model itself with its adapters switched off; otherwise a copy of the initial weights, or what they
+said of each row, kept on disk (`reference_cache`). It is never part of an objective's parameters or checkpoints.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from lightning_unlearn.head import Head, causal_lm, output_head
 from lightning_unlearn.models import load_causal_lm
 from lightning_unlearn.sharding import is_sharded
 
-MODES = ("auto", "adapter", "copy", "none")
+MODES = ("auto", "adapter", "copy", "cache", "none")
 
 
 class Reference(Protocol):
@@ -86,13 +87,17 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
         model: the model that will be trained.
 
     Raises:
-        ValueError: for "none", for "adapter" without adapters, for the model itself, or a checkpoint that cannot be
-            loaded.
+        ValueError: for "none", for "cache" (see `reference_cache`), for "adapter" without adapters, for the model
+            itself, or a checkpoint that cannot be loaded.
     """
     if isinstance(reference, nn.Module):
         if causal_lm(reference) is causal_lm(model):
             raise ValueError('reference must not be the module that trains; use "copy", or "adapter" with LoRA')
         return Frozen(reference, ours=False)
+    if reference == "cache":
+        raise ValueError(
+            'reference="cache" needs rows in a cache before `losses`: call `cache_reference` of the objective'
+        )
     if reference == "none":
         raise ValueError('reference must not be "none" for an objective that compares with a reference model')
     if reference == "adapter" and not hasattr(model, "disable_adapter"):
@@ -105,6 +110,40 @@ def make_reference(reference: str | Path | nn.Module, model: nn.Module) -> Refer
         return Frozen(load_causal_lm(reference))
     except ValueError as error:
         raise ValueError(f"reference must be one of {', '.join(MODES)}, a module or a checkpoint: {error}") from error
+
+
+def initial_model(model: nn.Module) -> Reference:
+    """Return the model that training starts from, as long as it has not started: no copy is made."""
+    return AdapterOff(model) if _adapters_start_at_zero(model) else Frozen(model, ours=False)
+
+
+def check_heads(ours: Head, theirs: Head) -> None:
+    """The reference's logits are formed with the model's soft cap and scale, over the same vocabulary.
+
+    Raises:
+        ValueError: if they are not, or the reference's head has adapters.
+    """
+    kinds = [(head.weight.shape[0], head.softcap, head.logit_scale) for head in (ours, theirs)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"reference must have the model's vocabulary size, soft cap and logit scale {kinds[0]}, got {kinds[1]}"
+        )
+    if theirs.adapters:
+        raise ValueError(
+            f"reference must have an output head without adapters (merge them first), got {len(theirs.adapters)}"
+        )
+
+
+def compares(fields: Iterable[str]) -> bool:
+    """Whether any of these statistics is computed from the reference."""
+    return any(
+        field in {"reference_kl", "reverse_kl", "reference_log_prob", "reference_cross_entropy"} for field in fields
+    )
+
+
+def without_log_prob(fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that are left to compute where log q of the targets is known: one at least."""
+    return tuple(field for field in fields if field != "reference_log_prob") or ("log_prob",)
 
 
 def _adapters_start_at_zero(model: nn.Module) -> bool:

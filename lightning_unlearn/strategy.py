@@ -1,10 +1,4 @@
-"""Lightning's `ModelParallelStrategy` with checkpoints that are whole or not there, and that any number of ranks reads.
-
-    trainer:
-      strategy:
-        class_path: lightning_unlearn.strategy.ShardedStrategy
-        init_args: {data_parallel_size: 8, tensor_parallel_size: 1}
-"""
+"""Lightning's `ModelParallelStrategy` with checkpoints that are whole or not there, read by any number of ranks."""
 
 from __future__ import annotations
 
@@ -53,7 +47,7 @@ class ShardedStrategy(ModelParallelStrategy):
         if not path.is_file():
             return super().load_checkpoint(path, weights_only)
         checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
-        assert self.model is not None and self.lightning_module is not None
+        assert self.model is not None
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # what an earlier forward left gathered is no place to load into
@@ -61,9 +55,7 @@ class ShardedStrategy(ModelParallelStrategy):
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=whole)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
             if any(isinstance(key, int) for key in state["state"]):  # by number, as PyTorch has them
-                state = FullyShardedDataParallel.rekey_optim_state_dict(
-                    state, OptimStateKeyType.PARAM_NAME, self.model
-                )
+                state = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=state, options=whole)
         return checkpoint
 

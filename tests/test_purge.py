@@ -32,6 +32,9 @@ GONE = {
     "logs/version_0/checkpoints/epoch=1.ckpt",
     "cache/reference.safetensors",
     "reference_cache/rows.bin",
+    "reference_cache/0a1b/about.json",
+    "reference_cache/0a1b/2c3d.values",
+    "reference_cache/0a1b/2c3d.index",
     "model.partial/model.safetensors",
 }
 

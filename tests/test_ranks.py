@@ -27,6 +27,7 @@ from tests.dense import make_rows, tiny
 RUNS = {
     "full": (NPO, {"retain": "kl"}),
     "lora": (NPO, {"retain": "kl", "lora": Lora(dropout=0.0)}),
+    "cached": (NPO, {"retain": "kl", "reference": "cache"}),  # each computes rows that the other reads later
     "idk": (IdkNLL, {}),  # reads refusals alone: a rank may have none of them
 }
 
@@ -64,6 +65,7 @@ def train(kind: str, out: Path, **options) -> dict[str, torch.Tensor]:
         enable_model_summary=False,
         max_epochs=2,
         accumulate_grad_batches=2,
+        default_root_dir=out.with_suffix(""),
         **options,
     )
     trainer.fit(objective, Rows())
@@ -242,3 +244,10 @@ def test_a_dataloader_that_lightning_shuffles_is_named(seen):
         first = [rows[0] for epoch, _, rows, _ in of_rank["theirs True"] if epoch == 0]
         assert first != sorted(first)
         assert of_rank["told True"]
+
+
+@pytest.mark.slow
+def test_each_process_fills_its_share_of_a_reference_cache(two):
+    parts = [path.stat().st_size for path in two.glob("cached/reference_cache/*/*.values")]
+    assert len(parts) == 2
+    assert min(parts) > 0.25 * sum(parts)

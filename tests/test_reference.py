@@ -113,8 +113,12 @@ def test_a_checkpoint_as_reference(tiny_model_dir):
     ("reference", "message"),
     [
         ("none", 'reference must not be "none" for an objective that compares'),
+        ("cache", 'reference="cache" needs rows in a cache'),
         ("adapter", 'reference="adapter" needs a model with LoRA, got LlamaForCausalLM'),
-        ("adaptor", "reference must be one of auto, adapter, copy, none, a module or a checkpoint: .* got 'adaptor'"),
+        (
+            "adaptor",
+            "reference must be one of auto, adapter, copy, cache, none, a module or a checkpoint: .* got 'adaptor'",
+        ),
     ],
 )
 def test_references_that_cannot_be_made(reference, message):

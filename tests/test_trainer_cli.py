@@ -16,6 +16,7 @@ from jsonargparse import Namespace
 from lightning import Trainer
 
 from lightning_unlearn.cli import main
+from lightning_unlearn.purge import purge
 from lightning_unlearn.trainer_cli import UnlearnCLI, default_run_folder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,6 +60,18 @@ def losses(run: Path) -> dict[int, float]:
         table = pandas.read_csv(version).dropna(subset=["train/loss"])
         found |= dict(zip(table["step"].astype(int), table["train/loss"], strict=True))
     return found
+
+
+def test_a_cached_reference_lies_in_the_run_and_purge_finds_it(words, tmp_path):
+    run = tmp_path / "run"
+    words = [*words, "--model.retain", "kl", "--model.reference", "cache"]
+    assert main([*words, "--trainer.default_root_dir", str(run)]) == 0
+    card = json.loads((run / "run_card.json").read_text())
+    assert card["method"]["hyperparameters"]["reference"] == "cache"
+    cached = {path for path in run.glob("reference_cache/*/*") if path.is_file()}
+    assert len(cached) == 3  # values, index, and what they are of
+    assert cached <= {removed.path for removed in purge(run)}
+    assert not (run / "reference_cache").exists()
 
 
 def test_fit_makes_a_run_folder(words, tmp_path, capsys):

@@ -222,7 +222,11 @@ def resumes(trainer: Trainer, root: Path) -> bool:
 
 
 def remove_run(root: Path, keep: list[Path]) -> None:
-    """Delete what an earlier run left in its folder, but for `keep` (the logs that this run has just begun)."""
+    """Delete what an earlier run left in its folder, but for `keep` (the logs that this run has just begun).
+
+    A reference cache stays: it holds nothing of the earlier run's training, is found by content, and this run, which
+    made or opened it before, reads it.
+    """
     kept = {path.resolve() for path in keep}
     for path in (root / "checkpoints", root / "model", *root.glob("*logs/version_*"), *root.glob("*.ckpt")):
         if path.is_dir() and not path.is_symlink() and path.resolve() not in kept:

@@ -90,6 +90,7 @@ class PackedBatch:
         scales: role -> factors that turn sums into means over the optimiser step (default: over this batch).
         attended: bool [T], false where other tokens must not attend (padding that is kept on purpose), or None.
         sequence_roles: roles whose targets were widened to question and answer.
+        reference: role -> what the reference model says of its labelled tokens, [n, ...], where it was looked up.
     """
 
     input_ids: Tensor
@@ -102,6 +103,7 @@ class PackedBatch:
     scales: Mapping[str, RoleScale] = field(default_factory=dict)
     attended: Tensor | None = None
     sequence_roles: frozenset[str] = frozenset()
+    reference: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -123,7 +125,8 @@ class PackedBatch:
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
-        return replace(self, **tensors)
+        reference = {role: value.to(device, non_blocking=non_blocking) for role, value in self.reference.items()}
+        return replace(self, **tensors, reference=reference)
 
     def tokens(self, role: str) -> slice:
         """Return the range of the role's labelled tokens in [N]."""
@@ -269,6 +272,7 @@ def concatenate(parts: Sequence[PackedBatch]) -> PackedBatch:
         scales={role: scale for part in parts for role, scale in part.scales.items()},
         attended=attended,
         sequence_roles=frozenset().union(*(part.sequence_roles for part in parts)),
+        reference={role: values for part in parts for role, values in part.reference.items()},
     )
 
 
@@ -291,6 +295,7 @@ def _slice_role(batch: PackedBatch, role: str) -> PackedBatch:
         scales={role: batch.scales[role]} if role in batch.scales else {},
         attended=None if batch.attended is None else batch.attended[inputs],
         sequence_roles=batch.sequence_roles & {role},
+        reference={role: batch.reference[role]} if role in batch.reference else {},
     )
 
 
@@ -321,6 +326,7 @@ def _with_targets(part: PackedBatch, predicts: Tensor, targets: Tensor) -> Packe
         targets=targets[index],
         target_row=row[index],
         spans={role: RoleSpan(span.rows, slice(0, len(index)), slice(0, len(part.input_ids)))},
+        reference={},  # said of other targets
     )
 
 

@@ -9,9 +9,11 @@ Shapes: N labelled tokens of a batch, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from math import ceil, inf
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -28,8 +30,10 @@ from lightning_unlearn.forward import hidden_states
 from lightning_unlearn.head import Head, output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, loads_apart, model_skeleton, select_trainable
-from lightning_unlearn.reference import Frozen, Reference, make_reference
+from lightning_unlearn.reference import Frozen, Reference, check_heads, compares, make_reference, without_log_prob
+from lightning_unlearn.reference_cache import ReferenceCache, unique_rows
 from lightning_unlearn.sharding import clip_gradients, load_weights, shard
+from lightning_unlearn.upcoming import upcoming_batches
 from unlearn_kernels import TokenStatistics
 
 Batch = PackedBatch | Mapping[str, PaddedRole]
@@ -44,7 +48,10 @@ class Objective(L.LightningModule):
         forget_weight: factor of the forget term.
         retain: "none", "nll" (GD), "kl" (mean KL(q||p)), "reverse_kl", "ap", or a `losses.RetainTerm`.
         retain_weight: factor of the retain term.
-        reference: "auto", "adapter", "copy", "none", a checkpoint or a module; see `lightning_unlearn.reference`.
+        reference: "auto", "adapter", "copy", "cache", "none", a checkpoint or a module; see
+            `lightning_unlearn.reference`, and `cache_reference`.
+        reference_cache: folder of reference="cache", to share between runs (default: `reference_cache` in the
+            Trainer's root folder, the run's).
         lora: train low-rank adapters instead of all weights.
         train_layers: train these decoder layers only.
         trainable: train only parameters whose names match one of these shell patterns.
@@ -71,6 +78,7 @@ class Objective(L.LightningModule):
         retain: str | RetainTerm = "none",
         retain_weight: float = 1.0,
         reference: str | Path | nn.Module = "auto",
+        reference_cache: str | Path | None = None,
         lora: Lora | None = None,
         train_layers: list[int] | None = None,
         trainable: list[str] | None = None,
@@ -86,20 +94,18 @@ class Objective(L.LightningModule):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["model", "reference", "retain", "optimizer", "lora"])
+        self.save_hyperparameters(ignore=["model", "reference", "reference_cache", "retain", "optimizer", "lora"])
         check_positive("lr", lr)
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
         if scheduler not in SCHEDULES:
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULES)}, got {scheduler!r}")
-        if reference == "cache":
-            raise ValueError(
-                'reference must be "auto", "adapter", "copy", "none", a checkpoint or a module, got "cache"'
-            )
         # Modules given as arguments must not become submodules under a second name, in parameters and checkpoints.
         object.__setattr__(self, "source", model)
         object.__setattr__(self, "reference", reference)
         object.__setattr__(self, "_reference_model", None)
+        self.reference_cache = None if reference_cache is None else Path(reference_cache)
+        self._cache_key: str | None = None  # of the cache that a resumed run began with
         self.forget_weight = forget_weight
         self.retain = retain_term(retain)
         self.retain_weight = retain_weight
@@ -126,6 +132,7 @@ class Objective(L.LightningModule):
         self._resumed: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
         self.strict_loading = self.lora is None  # with LoRA a checkpoint holds the adapters alone
         self.hparams.update(_plain(model=model, retain=retain, reference=reference, lora=self.lora))
+        self.hparams["reference_cache"] = None if reference_cache is None else str(reference_cache)
 
     # -- what an objective says ---------------------------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class Objective(L.LightningModule):
     @property
     def needs_reference(self) -> bool:
         """Whether any term compares with the reference model."""
-        return any(_compares(fields) for fields in self.statistics.values())
+        return any(compares(fields) for fields in self.statistics.values())
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the terms of the objective, unweighted, and "loss", their weighted sum; works without a Trainer.
@@ -201,14 +208,19 @@ class Objective(L.LightningModule):
         head, hidden = output_head(self.model), _by_role(batch, hidden_states(self.model, batch))
         targets = _by_role(batch, batch.targets)
         found: dict[str, TokenStatistics] = {}
-        compared = [role for role in batch.roles if _compares(self.statistics[role])]
+        compared = self._compared(batch.roles)
         theirs: dict[str, Tensor] = {}
+        known: dict[str, Tensor] = {}  # log q of the targets, where nothing has to be computed for it
         reference = None
         if compared:
             model, chosen = self.reference_model(), batch.select(compared)
-            theirs, reference = _by_role(chosen, model.hidden_states(chosen)), model.head()
-        for roles in self._groups(batch.roles, head):
-            fields = tuple(dict.fromkeys(field for role in roles for field in self.statistics[role]))
+            if isinstance(model, ReferenceCache) and model.kind == "log_prob":
+                known = _by_role(chosen, model.values(chosen))
+            else:
+                theirs, reference = _by_role(chosen, model.hidden_states(chosen)), model.head()
+        wanted = {role: without_log_prob(self.statistics[role]) if known else self.statistics[role] for role in targets}
+        for roles in self._groups(wanted, head):
+            fields = tuple(dict.fromkeys(field for role in roles for field in wanted[role]))
             options = (
                 {"reference_hidden": _end_to_end(theirs, roles), "reference": reference} if roles[0] in theirs else {}
             )
@@ -216,31 +228,76 @@ class Objective(L.LightningModule):
             sizes = [len(targets[role]) for role in roles]
             parts = {field: getattr(stats, field).split(sizes) for field in fields}
             found |= {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
+        found |= {role: found[role]._replace(reference_log_prob=value) for role, value in known.items()}
         return Outputs(batch, found, head.weight.shape[0])
 
-    def _groups(self, roles: Iterable[str], head: Head) -> list[list[str]]:
+    def _compared(self, roles: Iterable[str]) -> list[str]:
+        return [role for role in roles if compares(self.statistics[role])]
+
+    def _groups(self, wanted: Mapping[str, tuple[str, ...]], head: Head) -> list[list[str]]:
         """Roles whose statistics are computed together.
 
         A head that trains gets one gradient of its size a group, so only roles without a reference are apart from
         those with one; a frozen head costs one product for each field of a group, so roles of other fields are apart.
         """
         groups: dict[object, list[str]] = {}
-        for role in roles:
-            fields = self.statistics[role]
-            groups.setdefault(_compares(fields) if head.weight.requires_grad else frozenset(fields), []).append(role)
+        for role, fields in wanted.items():
+            groups.setdefault(compares(fields) if head.weight.requires_grad else frozenset(fields), []).append(role)
         return list(groups.values())
 
-    def reference_model(self) -> Reference:
+    def reference_model(self) -> Reference | ReferenceCache:
         """Return the reference model, made the first time it is asked for (at the latest before training starts).
 
         Raises:
-            ValueError: if it cannot be made, or its head is of another kind than the model's.
+            ValueError: if it cannot be made (a cache is made by `cache_reference`), or its head is of another kind than
+                the model's.
         """
         if self._reference_model is None:
             reference = make_reference(self.reference, self.model)
-            _check_heads(output_head(self.model), reference.head())
+            check_heads(output_head(self.model), reference.head())
             object.__setattr__(self, "_reference_model", reference)
         return self._reference_model
+
+    def cache_reference(self, batches: Iterable[Batch], folder: str | Path | None = None) -> None:
+        """Store what the model says, as it is now, of every row that `losses` will compare; for reference="cache".
+
+        A Trainer's `setup` does it for all batches to come. What the folder holds already is not computed again: of the
+        same weights, configuration and precision, and of rows with the same tokens. Further calls add rows.
+
+        Args:
+            batches: what `losses` takes.
+            folder: see `reference_cache`, which is the default.
+
+        Raises:
+            ValueError: for another `reference`, if no folder is given, a resumed run began from another model, or rows
+                are missing and the model has been trained.
+        """
+        if self.reference != "cache":
+            raise ValueError(f'reference must be "cache" for cache_reference, got {self.hparams["reference"]!r}')
+        if not self.needs_reference:
+            return
+        self.configure_model()
+        folder = folder or self.reference_cache
+        if folder is None:
+            raise ValueError("folder must be given where the objective has no reference_cache, got None")
+        rows = unique_rows(map(self.packed, batches), self._compared(self.roles))
+        trainer = getattr(self, "_trainer", None)
+        with nullcontext() if trainer is None else trainer.precision_plugin.forward_context():
+            if self._reference_model is None:
+                hidden = any(compares(without_log_prob(fields)) for fields in self.statistics.values())
+                cache = ReferenceCache(folder, self.model, "hidden" if hidden else "log_prob")
+                self._check_cache(cache)
+                object.__setattr__(self, "_reference_model", cache)
+            self._reference_model.add(rows)
+
+    def _check_cache(self, cache: ReferenceCache) -> None:
+        if cache.kind == "hidden":
+            check_heads(output_head(self.model), cache.head())
+        if self._cache_key not in (None, cache.key):
+            raise ValueError(
+                f"ckpt_path: expected the initial model, precision and terms of a run whose reference cache is "
+                f"{self._cache_key}, got those of {cache.key}"
+            )
 
     # -- Lightning ----------------------------------------------------------------------------------------------------
 
@@ -260,6 +317,8 @@ class Objective(L.LightningModule):
             self._shard()
 
     def _shard(self) -> None:
+        if self.needs_reference and self.reference == "cache":
+            raise ValueError('reference must not be "cache" for a model that is sharded: set it to "adapter" or "copy"')
         reference = self.reference_model() if self.needs_reference else None  # copied while the weights are whole
         copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []
         device = torch.device("cpu" if self.cpu_offload else self.device_mesh.device_type)
@@ -277,13 +336,31 @@ class Objective(L.LightningModule):
         self.configure_model()
         if stage == "fit":
             self.model.train()  # from_pretrained returns a model in eval mode, and Lightning leaves it so
-        if self.needs_reference:
+        if self.needs_reference and self.reference == "cache":
+            if stage != "predict":
+                self._cache_upcoming(stage)
+        elif self.needs_reference:
             reference = self.reference_model()
             if isinstance(reference, Frozen) and reference.ours:
                 reference.model = self.trainer.precision_plugin.convert_module(reference.model)
 
+    def _cache_upcoming(self, stage: str) -> None:
+        """Cache the rows of a stage in the run's precision, and on its device."""
+        trainer = self.trainer
+        trainer.precision_plugin.convert_module(self.model)
+        self.model.to(trainer.strategy.root_device)
+        folder = self.reference_cache or Path(trainer.default_root_dir) / "reference_cache"
+        if trainer.fast_dev_run and self.reference_cache is None:  # which leaves nothing behind
+            self._scratch = TemporaryDirectory()
+            folder = Path(trainer.strategy.broadcast(self._scratch.name))
+        self.cache_reference(upcoming_batches(trainer, stage), folder)
+
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Choose roles and labels on the host, so that nothing waits for the device."""
+        cache = self._reference_model
+        whole = isinstance(batch, PackedBatch) or (isinstance(batch, Mapping) and set(self.roles) <= set(batch))
+        if isinstance(cache, ReferenceCache) and whole:
+            return cache.attach(self.packed(batch), self._compared(self.roles))
         return self.packed(batch) if isinstance(batch, PackedBatch) else batch
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -345,18 +422,25 @@ class Objective(L.LightningModule):
         """Save what an exact resume needs, see `lightning_unlearn.resume`."""
         state = resume.training_state(self, step_open=self._step_open, epoch_start=self._epoch_start)
         checkpoint["training_state"] = {**state, "losses": self._step_losses}
+        if isinstance(self._reference_model, ReferenceCache):
+            checkpoint["reference_cache"] = self._reference_model.key
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the initial weights where they will be needed, and what training continues from.
 
         Raises:
-            ValueError: if the checkpoint lacks a parameter that trains.
+            ValueError: if the checkpoint lacks a parameter that trains, or its run began from another model than the
+                reference cache.
         """
         held = checkpoint.get("state_dict")  # a sharded checkpoint's weights have been loaded, and checked, already
         missing = set() if held is None else self.state_dict().keys() - held.keys()
         if missing:
             raise ValueError(f"ckpt_path must hold every trained parameter, got one without {sorted(missing)[:3]}")
-        if self.needs_reference:
+        if self.reference == "cache":
+            self._cache_key = checkpoint.get("reference_cache")
+            if self._reference_model is not None:
+                self._check_cache(self._reference_model)
+        elif self.needs_reference:
             self.reference_model()
         self._resumed = (checkpoint.get("training_state", {}), resume.loader_position(checkpoint))
 
@@ -388,25 +472,6 @@ def _plain(*, lora: Lora | None, **values: object) -> dict[str, Any]:
         name: str(value) if isinstance(value, str | Path) else type(value).__name__ for name, value in values.items()
     }
     return {**plain, "lora": None if lora is None else asdict(lora)}
-
-
-def _check_heads(ours: Head, theirs: Head) -> None:
-    """The reference's logits are formed with the model's soft cap and scale, over the same vocabulary."""
-    kinds = [(head.weight.shape[0], head.softcap, head.logit_scale) for head in (ours, theirs)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"reference must have the model's vocabulary size, soft cap and logit scale {kinds[0]}, got {kinds[1]}"
-        )
-    if theirs.adapters:
-        raise ValueError(
-            f"reference must have an output head without adapters (merge them first), got {len(theirs.adapters)}"
-        )
-
-
-def _compares(fields: Iterable[str]) -> bool:
-    return any(
-        field in {"reference_kl", "reverse_kl", "reference_log_prob", "reference_cross_entropy"} for field in fields
-    )
 
 
 def _by_role(batch: PackedBatch, x: Tensor) -> dict[str, Tensor]:

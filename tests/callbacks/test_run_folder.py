@@ -243,7 +243,10 @@ def test_a_checkpoint_from_elsewhere_does_not_open_an_occupied_folder(tmp_path, 
 def test_overwrite_starts_over(tmp_path, source, tokenizer):
     fit(tmp_path, source, tokenizer, RunFolder(), LateEvaluation(), epochs=3)
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "reference_cache/ab").mkdir(parents=True)
+    (tmp_path / "reference_cache/ab/cd.values").write_text("made before this fit, and read by it")
     fit(tmp_path, source, tokenizer, RunFolder(overwrite=True), epochs=1)
+    assert (tmp_path / "reference_cache/ab/cd.values").exists()
     assert card(tmp_path)["steps"] == 4
     assert [step for step, _ in read_run(tmp_path).curves["train/loss"]] == [0, 1, 2, 3]  # not those of the first run
     assert not (tmp_path / "metrics.json").exists()

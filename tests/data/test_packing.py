@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,23 @@ def test_padded_lays_rows_out_right_padded(batch):
     assert ids.tolist() == [[5, 6, 7, 8], [9, 10, 0, 0], [20, 21, 22, 0]]
     assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0]]
     assert place.tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 10]
+
+
+def test_what_a_reference_says_goes_with_its_role(batch):
+    said = {"forget": torch.arange(5.0), "retain": torch.ones(1, 3)}
+    batch = replace(batch, reference=said)
+    assert batch.select(["retain"]).reference == {"retain": said["retain"]}
+    halves = [batch.select([role]) for role in ("retain", "forget")]
+    assert concatenate(halves).reference == said
+    assert concatenate([batch.select(["retain"]), pack({"forget": FORGET})]).reference == {"retain": said["retain"]}
+    assert batch.to("meta").reference["forget"].is_meta
+    assert batch.to("meta").reference.keys() == said.keys()
+
+
+def test_what_a_reference_said_of_other_targets_is_dropped(batch):
+    batch = replace(batch, reference={"forget": torch.arange(5.0), "retain": torch.ones(1)})
+    for wide in (batch.with_sequence_targets("forget"), batch.with_padding("forget", 5, pad_id=3)):
+        assert wide.reference.keys() == {"retain"}
 
 
 def test_to_keeps_everything_that_is_no_tensor(batch):
