@@ -33,7 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.step",
-        description="Time and memory of a training step against padded formulations with dense logits and chunked losses.",
+        description="Time and memory of a training step against padded rows with dense logits, or with chunked losses.",
     )
     add = parser.add_argument
     told = "; ".join(f"{' '.join(names)} on {device}" for device, names in DEFAULT_PRESETS.items())

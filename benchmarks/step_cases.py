@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -133,7 +134,7 @@ def data_name() -> str:
 
 
 @cache
-def rows_of(data: str, vocabulary: int) -> dict[str, object]:
+def rows_of(data: str, vocabulary: int) -> dict[str, Any]:
     """Every role's rows in tokens, by a small tokenizer trained on them.
 
     Args:
@@ -143,7 +144,7 @@ def rows_of(data: str, vocabulary: int) -> dict[str, object]:
     Raises:
         ValueError: the TOFU rows are asked for and not there.
     """
-    options = {"tokenizer": "", "max_forget_rows": MOST_ROWS, "max_retain_rows": MOST_ROWS}
+    options: dict[str, Any] = {"tokenizer": "", "max_forget_rows": MOST_ROWS, "max_retain_rows": MOST_ROWS}
     source: UnlearningDataModule = FictitiousAuthors(authors=40, forget_authors=20, **options)
     if data == "tofu":
         folder = tofu_folder()
@@ -158,27 +159,23 @@ def rows_of(data: str, vocabulary: int) -> dict[str, object]:
 
 
 def loader(case: StepCase) -> UnlearningLoader:
-    """The rows of a case, a step's at a time; only as many as its run takes."""
-    rows = {role: some for role, some in rows_of(case.data, SHAPES[case.model].vocabulary).items()}
-    size = batch_size(case, rows)
-    few = {role: some[: size * max(1, case.run_steps)] if role == "forget" else some for role, some in rows.items()}
-    needed = {role: few[role] for role in dict.fromkeys(("forget", *case.roles))}
-    return UnlearningLoader(needed, batch_size=size)
-
-
-def batch_size(case: StepCase, rows: Mapping[str, object]) -> int:
-    """Forget rows of a step: those of the case, or as few more as reach its tokens.
+    """The rows of a case, a step's at a time: as many a step as it says, or the fewest more that reach its tokens.
 
     Raises:
         ValueError: there are too few rows.
     """
-    for size in count(case.rows) if case.tokens else (case.rows,):
-        if size > len(rows["forget"]):
-            raise ValueError(f"tokens: expected at most what {len(rows['forget'])} rows a role hold, got {case.tokens}")
-        plan = UnlearningLoader(rows, batch_size=size).plan(0, 0)
+    rows = rows_of(case.data, SHAPES[case.model].vocabulary)
+    for size in count(case.rows):
+        steps = max(1, case.run_steps)
+        if size * steps > len(rows["forget"]):
+            raise ValueError(f"--rows: expected at most {len(rows['forget'])} for {steps} steps, got {size} a step")
+        few = {"forget": rows["forget"][: size * steps]}  # all that the run passes over
+        few |= {role: rows[role] for role in case.roles if role != "forget"}
+        found = UnlearningLoader(few, batch_size=size)
+        plan = found.plan(0, 0)
         if useful_tokens({role: plan[role] for role in case.roles}) >= case.tokens:
-            break
-    return size
+            return found
+    raise AssertionError("sizes never end")
 
 
 def useful_tokens(rows: Mapping[str, Sequence[TokenRow]]) -> int:
