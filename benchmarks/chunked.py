@@ -1,4 +1,4 @@
-"""TRL-style steps: padded forwards of the trunk alone, and liger-kernel's chunked losses over the head where it has any.
+"""TRL-style steps: padded forwards of the trunk, and liger-kernel's chunked losses over the head where it has any.
 
 Chosen and rejected rows go through the trunk in one batch, as TRL's trainer does with `use_liger_kernel`. Terms that no
 chunked loss computes are formed by liger's fused cross entropy on a GPU and the plain way on a CPU.

@@ -14,7 +14,6 @@ from benchmarks.timing import peak_bytes
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.models import add_lora
 
-LARGEST = 400_000_000  # parameters that a CPU is asked to train
 ROW = 64  # tokens of a row, about TOFU's mean
 
 
