@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 
 from benchmarks.architecture import architecture, read_config
-from benchmarks.plan import BYTES, MIB, REFERENCES, Part, Plan, gradients, moments, peak, resting, total
+from benchmarks.moments import moments, peak, total
+from benchmarks.plan import BYTES, MIB, REFERENCES, Part, Plan, gradients, resting
 from benchmarks.shapes import SHAPES
 from benchmarks.traffic import traffic
 

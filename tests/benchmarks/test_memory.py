@@ -1,7 +1,9 @@
 import pytest
 
+from benchmarks.architecture import architecture
 from benchmarks.memory import main, parse
-from benchmarks.plan import Plan, peak
+from benchmarks.moments import peak
+from benchmarks.plan import Plan
 from benchmarks.plan_measure import measured_peak, random_rows
 from benchmarks.shapes import Shape
 
@@ -21,8 +23,6 @@ SHAPE = Shape(256, 688, 4, 4, 2, 16000)
     ids=lambda options: "-".join(map(str, options)) or "full",
 )
 def test_the_prediction_is_near_the_measurement(options):
-    from benchmarks.architecture import architecture
-
     given = {"dtype": "float32", "states": "float32", "device": "cpu", "tokens": 1024, "labelled": 512, **options}
     plan = Plan(architecture(SHAPE.config()), **given)
     assert peak(plan)[1] == pytest.approx(measured_peak(SHAPE.config(), plan), rel=TOLERANCE)

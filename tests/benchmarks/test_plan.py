@@ -7,19 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.architecture import Architecture, architecture, read_config
-from benchmarks.plan import (
-    Plan,
-    activations_of_layer,
-    gathered,
-    gradients,
-    head_rows,
-    kept_activations,
-    moments,
-    peak,
-    resting,
-    total,
-    workspace,
-)
+from benchmarks.moments import activations_of_layer, head_rows, kept_activations, moments, peak, total, workspace
+from benchmarks.plan import Plan, gathered, gradients, resting
 from benchmarks.shapes import SHAPES
 from benchmarks.traffic import traffic
 from lightning_unlearn.models import Lora, add_lora
