@@ -65,15 +65,23 @@ def head_rows(plan: Plan) -> Part:
 
 
 def workspace(plan: Plan) -> Part:
-    """Tiles of logits: all that are kept for backward, at most the cap."""
-    default = DEFAULT_WORKSPACE_CPU if plan.device == "cpu" else DEFAULT_WORKSPACE_DEVICE
-    cap = plan.workspace or default
-    models = 1 + (plan.reference != "none")
-    logits = plan.labelled * plan.model.vocabulary / plan.tensor_parallel * FLOAT * models
-    scratch = CACHE_CPU if plan.device == "cpu" else logits / 8
-    if cap <= logits + scratch:
-        return Part(cap, f"the kernels' cap of {cap // MIB} MiB")
-    return Part(logits + scratch, f"{models} x N V{over(plan.tensor_parallel)} x 4 B and scratch")
+    """Tiles of logits: those kept for backward, at most the kernels' cap a call.
+
+    A head that trains is called once for all labelled tokens. A frozen one is called for each role, half of the tokens
+    here; where it cannot keep all logits of a call, it leaves gradients of hidden states in float32 instead.
+    """
+    on_cpu, frozen = plan.device == "cpu", bool(plan.lora)
+    cap = plan.workspace or (DEFAULT_WORKSPACE_CPU if on_cpu else DEFAULT_WORKSPACE_DEVICE)
+    compared = 1 + (plan.reference != "none")
+    logits = plan.labelled * plan.model.vocabulary / plan.tensor_parallel * FLOAT  # of one model
+    calls = [0.5 * logits, 0.5 * logits * compared] if frozen else [logits * compared]
+    most = held = 0.0
+    for kept in calls:
+        need = kept + (CACHE_CPU if on_cpu else kept / 8)  # and scratch
+        most = max(most, held + min(cap, need))
+        held += kept if need <= cap else plan.labelled / len(calls) * plan.model.hidden * FLOAT
+    told = f"{len(calls)} calls" if frozen else "1 call"
+    return Part(most, f"{told}: logits and scratch of N V{over(plan.tensor_parallel)}, at most {cap // MIB} MiB each")
 
 
 def head_gradient(plan: Plan) -> Part:

@@ -19,6 +19,8 @@ SHAPE = Shape(256, 688, 4, 4, 2, 16000)
         {"checkpointing": True, "reference": "copy"},
         {"lora": 8, "reference": "adapter"},
         {"labelled": 200, "tokens": 2000},
+        {"dtype": "bfloat16", "states": "bfloat16"},
+        {"dtype": "bfloat16", "lora": 8, "reference": "adapter"},
     ],
     ids=lambda options: "-".join(map(str, options)) or "full",
 )

@@ -125,6 +125,14 @@ def test_sharded_adapters():
     assert "all-gather, reference" not in traffic(replace(LORA, reference="cache"))
 
 
+def test_a_frozen_head_is_called_for_each_role():
+    small = replace(LORA, data_parallel=1)
+    # 5 x 20 logits in float32: half of them once, half twice for the model and the reference, and an eighth of scratch
+    assert workspace(small).bytes == 200 + 400 * 9 / 8
+    # what cannot be kept leaves a gradient of hidden states: 5 / 2 x 8 in float32
+    assert workspace(replace(small, workspace=100)).bytes == 100 + 80
+
+
 def test_tensor_parallel():
     plan = Plan(replace(SMALL, keys=8), 1, 2, tokens=10, labelled=5)
     # a layer's 640 weights and both tables are split, its norms and the last are not
