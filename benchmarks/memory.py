@@ -35,7 +35,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     tuning.add_argument("--full", action="store_true", help="train all weights (the default)")
     add("--dtype", choices=list(BYTES), help="of the weights (default: bfloat16; float32 to measure on a CPU)")
     add("--states", choices=list(BYTES), help="of AdamW's states (default: as what trains; adapters: float32)")
-    add("--tokens", type=int, default=2048, help="packed tokens of a GPU's step (default: %(default)s)")
+    add(
+        "--tokens",
+        type=int,
+        default=2048,
+        help="packed tokens of a GPU's step, the same for those that split layers (default: %(default)s)",
+    )
     add("--labelled", type=int, help="those with a label (default: all)")
     add("--reference", choices=REFERENCES, help="default: adapter with --lora, else copy")
     add("--checkpointing", action="store_true", help="keep the inputs of layers alone")
@@ -112,7 +117,7 @@ def summary(name: str, plan: Plan) -> str:
         f"{d * t} GPU{'s' if d * t > 1 else ''} ({d} data x {t} tensor parallel)",
         f"LoRA of rank {plan.lora}: {plan.adapters:,} trained" if plan.lora else "full",
         f"{plan.dtype}, AdamW with {plan.states} states",
-        f"{plan.tokens} packed tokens a GPU and step, {plan.labelled} labelled",
+        f"{plan.tokens} packed tokens a GPU and step ({plan.tokens * d} in all), {plan.labelled} labelled",
         f"reference: {plan.reference}",
         *(["checkpointing"] if plan.checkpointing else []),
         *(["CPU offload"] if plan.cpu_offload else []),

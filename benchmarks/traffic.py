@@ -1,4 +1,4 @@
-"""What a plan's step sends between GPUs: bytes that each of them receives, by ring algorithms.
+"""What a plan's step moves to each GPU: bytes from other GPUs, by ring algorithms, and from the host.
 
 Of P bytes shared by n GPUs an all-gather or a reduce-scatter brings each (n - 1) / n P, an all-reduce twice that.
 
@@ -7,20 +7,31 @@ Shapes: those of `plan.py`.
 
 from __future__ import annotations
 
-from benchmarks.plan import FLOAT, Part, Plan, units
+from benchmarks.plan import FLOAT, Part, Plan, over, units
 
 NUMBERS = 13  # float32 numbers a token that ranks of a split head exchange, at most, with a reference
 
 
 def traffic(plan: Plan) -> dict[str, Part]:
     """Bytes that a GPU receives in one step, by kind."""
-    return {**_data_parallel(plan), **_tensor_parallel(plan)}
+    return {**_offload(plan), **_data_parallel(plan), **_tensor_parallel(plan)}
 
 
 def gathered_bytes(plan: Plan) -> float:
     """All weights of a tensor-parallel rank, as they are gathered once."""
     sizes = units(plan)
     return plan.model.layers * sizes["layer"] + sum(size for name, size in sizes.items() if name != "layer")
+
+
+def _offload(plan: Plan) -> dict[str, Part]:
+    """A GPU's own part of the weights, from the host each time that they are gathered."""
+    if not plan.cpu_offload:
+        return {}
+    times = 2 + (plan.reference in ("adapter", "copy"))
+    own = gathered_bytes(plan) / plan.data_parallel
+    return {
+        "from the host": Part(times * own, f"{times} x {gathered_bytes(plan) / 1e9:.2f} GB{over(plan.data_parallel)}")
+    }
 
 
 def _data_parallel(plan: Plan) -> dict[str, Part]:

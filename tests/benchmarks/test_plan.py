@@ -164,7 +164,8 @@ def test_what_is_offloaded_is_on_the_host_but_for_units():
     assert all(parts["head"][name].bytes == 0 for name in resting(plan))
     assert parts["backward ends"]["gradients"].bytes == 0
     assert parts["head"]["gathered"].bytes == (168 + 592) * 4
-    assert traffic(plan) == {}
+    assert sizes(traffic(plan)) == {"from the host": 3 * 1512 * 4}  # forward, backward, and the copy's forward
+    assert traffic(FULL) == {}
 
 
 @pytest.mark.parametrize(
