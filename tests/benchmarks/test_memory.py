@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.architecture import architecture
@@ -7,27 +9,35 @@ from benchmarks.plan import Plan
 from benchmarks.plan_measure import measured_peak, random_rows
 from benchmarks.shapes import Shape
 
-TOLERANCE = 0.15  # of the prediction, relative to what is measured on a CPU
+TOLERANCE = 0.12  # of the prediction, relative to what is measured on a CPU; most are within 0.03
 SHAPE = Shape(256, 688, 4, 4, 2, 16000)
+BODY = replace(SHAPE, vocabulary=500)  # almost no head: the peak is in the layers
+LONG = {"tokens": 4096, "labelled": 64}
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("shape", "moment", "options"),
     [
-        {},
-        {"reference": "copy"},
-        {"checkpointing": True, "reference": "copy"},
-        {"lora": 8, "reference": "adapter"},
-        {"labelled": 200, "tokens": 2000},
-        {"dtype": "bfloat16", "states": "bfloat16"},
-        {"dtype": "bfloat16", "lora": 8, "reference": "adapter"},
+        (SHAPE, "head", {}),
+        (SHAPE, "head", {"reference": "copy"}),
+        (SHAPE, "head", {"checkpointing": True, "reference": "copy"}),
+        (SHAPE, "head", {"lora": 8, "reference": "adapter"}),
+        (SHAPE, "head", {"labelled": 200, "tokens": 2000}),
+        (SHAPE, "head", {"dtype": "bfloat16", "states": "bfloat16"}),
+        (SHAPE, "head", {"dtype": "bfloat16", "lora": 8, "reference": "adapter"}),
+        (BODY, "backward begins", LONG),
+        (BODY, "backward begins", {**LONG, "checkpointing": True}),
+        (BODY, "backward begins", {**LONG, "lora": 8, "reference": "adapter"}),
+        (SHAPE, "embedding", {"tokens": 32, "labelled": 8}),
+        (replace(SHAPE, tied=True), "embedding", {"tokens": 32, "labelled": 8}),
     ],
-    ids=lambda options: "-".join(map(str, options)) or "full",
 )
-def test_the_prediction_is_near_the_measurement(options):
+def test_the_prediction_is_near_the_measurement(shape, moment, options):
     given = {"dtype": "float32", "states": "float32", "device": "cpu", "tokens": 1024, "labelled": 512, **options}
-    plan = Plan(architecture(SHAPE.config()), **given)
-    assert peak(plan)[1] == pytest.approx(measured_peak(SHAPE.config(), plan), rel=TOLERANCE)
+    plan = Plan(architecture(shape.config()), **given)
+    when, predicted = peak(plan)
+    assert when == moment
+    assert predicted == pytest.approx(measured_peak(shape.config(), plan), rel=TOLERANCE)
 
 
 def test_rows_hold_the_tokens_of_the_plan():

@@ -12,7 +12,8 @@ from benchmarks.moments import peak, total
 from benchmarks.traffic import traffic
 
 PAGE = (Path(memory.__file__).parent / "SCALING.md").read_text()
-BLOCKS = re.findall(r"^    python -m benchmarks.memory ([^\n]+)\n\n```text\n(.+?)\n```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCK = r"^    python -m benchmarks.memory ([^\n]+)\n\n```text\n(.+?)\n```$"
+BLOCKS = re.findall(BLOCK, PAGE, re.MULTILINE | re.DOTALL)
 ROWS = re.findall(r"^\| `(.+?)` \| (\S+) \| (\S+) \|", PAGE, re.MULTILINE)
 
 
