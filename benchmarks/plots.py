@@ -39,7 +39,14 @@ def log_ticks(values: Sequence[float]) -> list[float]:
 
 
 def log_plot(
-    points: Points, roof: Sequence[tuple[float, float]], *, x_label: str, y_label: str, title: str, joined: bool
+    points: Points,
+    roof: Sequence[tuple[float, float]],
+    *,
+    x_label: str,
+    y_label: str,
+    title: str,
+    joined: bool,
+    names: Sequence[str] = NAMES,
 ) -> Markup:
     """Points of each implementation over logarithmic axes, with a legend at the right.
 
@@ -50,6 +57,7 @@ def log_plot(
         y_label: what is upwards.
         title: what the drawing shows, for those who cannot see it.
         joined: whether the points of an implementation are a line.
+        names: all implementations, which take colours in order.
     """
     places = [place for some in (*points.values(), roof) for place in some]
     x_ticks, y_ticks = log_ticks([x for x, _ in places]), log_ticks([y for _, y in places])
@@ -65,7 +73,7 @@ def log_plot(
     parts.append(path([(across(math.log10(x)), up(math.log10(y))) for x, y in roof], "roof") if roof else Markup(""))
     for index, (name, some) in enumerate(points.items()):
         drawn = [(across(math.log10(x)), up(math.log10(y))) for x, y in sorted(some)]
-        css = f"series-{NAMES.index(name)}"
+        css = f"series-{names.index(name)}"
         parts.append(path(drawn, f"line {css}") if joined else Markup(""))
         told = [f"{name}: {x:.4g}, {y:.4g}" for x, y in sorted(some)]
         parts += [marker(*place, "circle", css, said) for place, said in zip(drawn, told, strict=True)]

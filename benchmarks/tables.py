@@ -36,15 +36,15 @@ COLUMNS = {  # name to width
 }
 
 
-def row(cells: Sequence[str]) -> str:
-    """A line of a Markdown table whose columns line up in a terminal too."""
-    padded = (f"{cell:<{width}}" for cell, width in zip(cells, COLUMNS.values(), strict=True))
+def row(cells: Sequence[str], columns: Mapping[str, int] = COLUMNS) -> str:
+    """A line of a Markdown table whose columns, name to width, line up in a terminal too."""
+    padded = (f"{cell:<{width}}" for cell, width in zip(cells, columns.values(), strict=True))
     return f"| {' | '.join(padded)} |"
 
 
-def header() -> str:
+def header(columns: Mapping[str, int] = COLUMNS) -> str:
     """The first two lines of the table."""
-    return f"{row([*COLUMNS])}\n|{'|'.join('-' * (width + 2) for width in COLUMNS.values())}|"
+    return f"{row([*columns], columns)}\n|{'|'.join('-' * (width + 2) for width in columns.values())}|"
 
 
 def rows(results: Sequence[Result]) -> str:
@@ -100,14 +100,20 @@ def _commit() -> str:
     return run.stdout.strip()
 
 
-def append(path: Path, results: Sequence[Result]) -> None:
+def append(path: Path, results: Sequence) -> None:
     """Add one JSON line a row."""
     with path.open("a") as file:
         file.writelines(json.dumps(asdict(result)) + "\n" for result in results)
 
 
 def open_results(folder: Path, machine: Mapping[str, str]) -> list[Result]:
-    """Make a folder for results and read those that are there, in JSON lines of which the first is the machine.
+    """Make a folder for results and read those that are there; see `open_records`."""
+    records = open_records(folder, machine)
+    return [Result(Case(**r["case"]), Floor(**r["floor"]), Measurement(**r["measurement"])) for r in records]
+
+
+def open_records(folder: Path, machine: Mapping[str, str]) -> list[dict]:
+    """Make a folder for results and read the JSON lines that are there, of which the first is the machine.
 
     Raises:
         ValueError: they come from another machine, or from other versions.
@@ -119,13 +125,12 @@ def open_results(folder: Path, machine: Mapping[str, str]) -> list[Result]:
     first, *lines = path.read_text().splitlines()
     if json.loads(first) != machine:
         raise ValueError(f"--output: expected a folder without results or with results of {machine}, got {first}")
-    records = [json.loads(line) for line in lines]
-    return [Result(Case(**r["case"]), Floor(**r["floor"]), Measurement(**r["measurement"])) for r in records]
+    return [json.loads(line) for line in lines]
 
 
-def by_case(results: Sequence[Result]) -> dict[Case, list[Result]]:
+def by_case(results: Sequence) -> dict:
     """Results in groups of one case."""
-    groups: dict[Case, list[Result]] = {}
+    groups: dict = {}
     for result in results:
         groups.setdefault(result.case, []).append(result)
     return groups
@@ -133,7 +138,11 @@ def by_case(results: Sequence[Result]) -> dict[Case, list[Result]]:
 
 def page(results: Sequence[Result], machine: Mapping[str, str], command: str, date: str, targets: str) -> str:
     """The whole run as Markdown."""
+    return page_of([header(), *map(rows, by_case(results).values())], machine, command, date, targets)
+
+
+def page_of(table: Sequence[str], machine: Mapping[str, str], command: str, date: str, targets: str) -> str:
+    """A table, with what it was measured by and on, as Markdown."""
     about = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device")
-    lines = [f"`{command}`, {date}", "", f"{machine['device']}; {about}", "", header()]
-    lines += [rows(group) for group in by_case(results).values()]
+    lines = [f"`{command}`, {date}", "", f"{machine['device']}; {about}", "", *table]
     return "\n".join([*lines, "", targets, ""])

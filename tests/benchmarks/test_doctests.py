@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["floor", "measure", "peers", "plots"])
+@pytest.mark.parametrize("name", ["contenders", "floor", "measure", "peers", "plan", "plots", "step", "step_measure"])
 def test_examples(name):
     found = doctest.testmod(importlib.import_module(f"benchmarks.{name}"))
     assert found.attempted > 0
