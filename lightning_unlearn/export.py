@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as checkpoints
 import yaml
 from jsonargparse import ArgumentParser
+from torch.distributed.checkpoint import FileSystemReader
 
 from lightning_unlearn.models import load_tokenizer, save_model
 from lightning_unlearn.objectives.base import Objective
@@ -17,8 +19,8 @@ def export(source: str | Path, output: str | Path, *, merge: bool = True) -> Pat
     """Write the model of a run's checkpoint into a folder that `from_pretrained` loads.
 
     Args:
-        source: a checkpoint, `<run>/checkpoints/<name>.ckpt`, or a run folder, whose best checkpoint is taken where one
-            was kept, else its last.
+        source: a checkpoint, `<run>/checkpoints/<name>.ckpt` (a file, or the folder of a sharded one), or a run
+            folder, whose best checkpoint is taken where one was kept, else its last.
         output: the folder to write.
         merge: merge LoRA into the weights; otherwise write the adapter alone.
 
@@ -47,11 +49,12 @@ def find_checkpoint(source: Path) -> Path:
     Raises:
         ValueError: if there is none.
     """
-    if source.is_file():
+    if source.is_file() or _is_sharded(source):
         return source
     for name in ("best.ckpt", "last.ckpt"):
-        if (source / "checkpoints" / name).is_file():
-            return source / "checkpoints" / name
+        found = source / "checkpoints" / name
+        if found.is_file() or _is_sharded(found):
+            return found
     raise ValueError(f"source must be a checkpoint or a run folder with checkpoints/last.ckpt, got {source}")
 
 
@@ -68,12 +71,30 @@ def load_weights(objective: Objective, checkpoint: Path) -> None:
     Raises:
         ValueError: if a weight of the checkpoint has no place, or a trained one is missing.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    if _is_sharded(checkpoint):
+        state = _read_sharded(objective, checkpoint)
+    else:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     problems = objective.load_state_dict(state, strict=False)
     trained = {name for name, parameter in objective.named_parameters() if parameter.requires_grad}
     wrong = [*problems.unexpected_keys, *(trained & set(problems.missing_keys))]
     if wrong:
         raise ValueError(f"checkpoint must hold the trained weights of the run's model, got {checkpoint}: {wrong[0]}")
+
+
+def _is_sharded(path: Path) -> bool:
+    return (path / ".metadata").is_file()
+
+
+def _read_sharded(objective: Objective, checkpoint: Path) -> dict[str, Any]:
+    """Read the weights of a sharded checkpoint, those alone, straight into memory of their own size."""
+    prefix = "state_dict."
+    held = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    wanted = {name.removeprefix(prefix) for name in held if name.startswith(prefix)}
+    state = {name: torch.empty_like(x) for name, x in objective.state_dict().items() if name in wanted}
+    unknown = dict.fromkeys(wanted - state.keys())  # told by `load_weights`
+    checkpoints.load({"state_dict": state}, checkpoint_id=checkpoint, no_dist=True)
+    return {**state, **unknown}
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import inspect
 import logging
 import pkgutil
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -24,11 +25,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lightning_unlearn import data, objectives
 from lightning_unlearn.callbacks.evaluation import Evaluate
+from lightning_unlearn.callbacks.preemption import SaveOnSigterm
 from lightning_unlearn.callbacks.run_folder import RunFolder
 from lightning_unlearn.callbacks.throughput import Throughput
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.objectives.base import Objective
 from lightning_unlearn.report.runs import REPORT
+from lightning_unlearn.strategy import recover
 from lightning_unlearn.usage import OneLineErrors, UsageError, explain
 
 TRAINER_DEFAULTS = {
@@ -165,6 +168,7 @@ class UnlearnCLI(LightningCLI):
             "checkpoint": ModelCheckpoint,
             "last": ModelCheckpoint,
             "run_folder": RunFolder,
+            "preemption": SaveOnSigterm,
         }
         for name, callback in callbacks.items():
             parser.add_lightning_class_args(callback, name)
@@ -201,6 +205,8 @@ class UnlearnCLI(LightningCLI):
         config.trainer.default_root_dir = root = config.trainer.default_root_dir or default_run_folder(config)
         for name in ("checkpoint", "last"):
             config[name].dirpath = config[name].dirpath or checkpoint_folder(root)
+        for checkpoint in recover(config.last.dirpath):
+            print(f"put back {checkpoint}, which a run was replacing when it was killed", file=sys.stderr)
         if _ranks_nothing(config.checkpoint):
             config.checkpoint.save_top_k = 0  # nothing to rank by: last.ckpt is enough
         if "weights_only" in config and config.weights_only is None:

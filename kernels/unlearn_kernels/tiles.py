@@ -94,15 +94,13 @@ def plan(tokens: int, vocabulary: int, demand: Demand, device: torch.device, cap
     rows, narrow = max(1, tokens), min(vocabulary, FAST_COLUMNS)
     if rows * element * narrow > target:
         rows = max(1, (target - narrow * column) // (element * narrow), target // (2 * element * narrow))
+        rows = -(-max(1, tokens) // -(-max(1, tokens) // rows))  # even blocks: a kept tile takes as much for a short one
     columns = _columns(vocabulary, target // (rows * element + column), device)
-    kept = 0
+    blocks, slices, kept = cut(tokens, rows), cut(vocabulary, columns), 0
     if keep:
         left = cap - columns * (rows * element + column)
-        kept = max(0, left // (columns * max(1, tokens) * demand.kept_bytes))
-        if left >= vocabulary * tokens * demand.kept_bytes:
-            kept = vocabulary
-    slices = cut(vocabulary, columns)
-    return Tiling(cut(tokens, rows), slices, min(kept, len(slices)))
+        kept = max(0, left // (columns * rows * len(blocks) * demand.kept_bytes))
+    return Tiling(blocks, slices, min(kept, len(slices)))
 
 
 def plan_blocks(tokens: int, vocabulary: int, demand: Demand, device: torch.device, cap: int) -> Tiling | None:
