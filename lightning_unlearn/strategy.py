@@ -9,8 +9,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, OptimStateKeyType
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 
 PARTIAL, BEFORE = ".partial", ".before"
 
@@ -41,8 +48,22 @@ class ShardedStrategy(ModelParallelStrategy):
             _remove(before)
         self.barrier()
 
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Collect an optimiser's state, in a single file as PyTorch has it: by the number among those that train."""
+        if self._save_distributed_checkpoint:
+            return super().optimizer_state(optimizer)
+        optimizer = getattr(optimizer, "_optimizer", optimizer)  # inside Lightning's wrapper
+        assert self.model is not None
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_optimizer_state_dict(self.model, optimizer, options=whole)
+        if not self.is_global_zero:
+            return {}
+        number = {name: i for i, name in enumerate(_names(optimizer, self.model))}
+        groups = [{**group, "params": [number[name] for name in group["params"]]} for group in state["param_groups"]]
+        return {"state": {number[name]: values for name, values in state["state"].items()}, "param_groups": groups}
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a sharded checkpoint, or a single file that any strategy wrote."""
+        """Read a sharded checkpoint, or the single file of a run that was not sharded."""
         path = Path(self.broadcast(checkpoint_path))
         if not path.is_file():
             return super().load_checkpoint(path, weights_only)
@@ -54,10 +75,22 @@ class ShardedStrategy(ModelParallelStrategy):
         whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=whole)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
-            if any(isinstance(key, int) for key in state["state"]):  # by number, as PyTorch has them
-                state = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
+            state = _by_name(state, optimizer, self.model)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=state, options=whole)
         return checkpoint
+
+
+def _by_name(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """An optimiser's state as PyTorch saves it, by the number of a parameter, with the parameters' names instead."""
+    names = _names(optimizer, model)
+    groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}
+
+
+def _names(optimizer: Optimizer, model: nn.Module) -> list[str]:
+    """Names of the parameters that an optimiser has, in its order."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def recover(folder: str | Path) -> list[Path]:

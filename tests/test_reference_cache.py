@@ -149,7 +149,7 @@ def test_training_is_that_with_a_second_model(cls, options, way, tmp_path):
     for reference in ("cache", "copy"):
         torch.manual_seed(0)
         objective = cls(tiny(), reference=reference, **options, **WAYS[way], optimizer=sgd, warmup_epochs=0)
-        losses[reference] = fit(objective, tmp_path, loader(), OrderedBatches(loader().orders.rows, batch_size=3))
+        losses[reference] = fit(objective, tmp_path, loader(), OrderedBatches(loader().rows, batch_size=3))
         weights[reference] = objective.state_dict()
     assert losses["cache"] == pytest.approx(losses["copy"], rel=1e-9)
     for name, value in weights["copy"].items():

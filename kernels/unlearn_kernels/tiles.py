@@ -94,7 +94,9 @@ def plan(tokens: int, vocabulary: int, demand: Demand, device: torch.device, cap
     rows, narrow = max(1, tokens), min(vocabulary, FAST_COLUMNS)
     if rows * element * narrow > target:
         rows = max(1, (target - narrow * column) // (element * narrow), target // (2 * element * narrow))
-        rows = -(-max(1, tokens) // -(-max(1, tokens) // rows))  # even blocks: a kept tile takes as much for a short one
+        rows = -(
+            -max(1, tokens) // -(-max(1, tokens) // rows)
+        )  # even blocks: a kept tile takes as much for a short one
     columns = _columns(vocabulary, target // (rows * element + column), device)
     blocks, slices, kept = cut(tokens, rows), cut(vocabulary, columns), 0
     if keep:

@@ -56,12 +56,12 @@ class SaveOnSigterm(Callback):
         rank_zero_info(f'SIGTERM: saved at step {trainer.global_step}; continue with ckpt_path "last"')
         raise SIGTERMException(EXIT_CODE)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the handler back that was there before."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the handler back that was there before."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Do the same."""
+        self.on_train_end(trainer, pl_module)

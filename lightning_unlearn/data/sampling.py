@@ -90,6 +90,11 @@ class UnlearningLoader:
         self._resume_at = 0
         self.sampler = self  # Lightning calls `loader.sampler.set_epoch` before each epoch
 
+    @property
+    def rows(self) -> Mapping[str, Sequence[TokenRow] | Companion]:
+        """The rows of each role that batches are made of."""
+        return self.orders.rows
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the pass over forget that the next iteration makes."""
         self.epoch = epoch

@@ -1,0 +1,171 @@
+"""Sharded checkpoints: whole or not there, read by any number of processes. One spawn runs all cases."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import AutoModelForCausalLM
+
+from lightning_unlearn.models import save_model
+from lightning_unlearn.objectives.base import Objective
+from lightning_unlearn.sharded_save import whole
+from lightning_unlearn.strategy import ShardedStrategy, recover
+from tests.ranks import spawn
+from tests.test_sharding import Rows, from_folder, model_of
+
+MESHES = {1: (1, 1), 2: (2, 1)}
+STEP = 3  # of 6, in the middle of the second epoch
+KINDS = {"copy": "llama", "lora": "llama"}
+
+
+def prepare(objective: Objective) -> None:
+    objective.optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=0.01)
+    objective.scheduler = "constant"  # the same however many steps there are
+
+
+def fit(
+    kind: str,
+    folder: Path,
+    world: int,
+    *,
+    resume: Path | None = None,
+    sharded: bool = True,
+    name: str = "step",
+) -> Objective:
+    objective = from_folder(kind, folder / KINDS[kind])
+    prepare(objective)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=ShardedStrategy(*MESHES[world], name == "step") if sharded else "auto",
+        default_root_dir=folder / f"{kind} {world} {name}",
+        callbacks=[] if resume else [ModelCheckpoint(folder / f"{kind} {world}", name, every_n_train_steps=STEP)],
+        enable_checkpointing=resume is None,  # else it would write over what the next one reads
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        max_epochs=2,
+        max_steps=STEP if resume is None else -1,
+    )
+    trainer.fit(objective, Rows(), ckpt_path=resume)
+    return objective
+
+
+def weights(objective: Objective) -> dict[str, torch.Tensor]:
+    return {name: whole(p).clone() for name, p in objective.model.named_parameters() if p.requires_grad}
+
+
+def cases(world: int, folder: Path) -> None:
+    for kind in KINDS:
+        if world == 2:
+            fit(kind, folder, 2)
+            fit(kind, folder, 2, name="single")
+        for of, name in product((1, 2), ("step", "single")):
+            found = weights(fit(kind, folder, world, resume=folder / f"{kind} {of}/{name}.ckpt"))
+            torch.save(found, folder / f"{kind} {of} {name} to {world}.pt")
+    if world == 2:
+        _save_all(folder)
+
+
+def _save_all(folder: Path) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    for kind, mesh in (("copy", (2, 1)), ("copy", (1, 2)), ("lora", (2, 1)), ("lora", (1, 2))):
+        objective = from_folder(kind, folder / "llama")
+        objective._device_mesh = init_device_mesh("cpu", mesh, mesh_dim_names=("data_parallel", "tensor_parallel"))
+        objective.configure_model()
+        with torch.no_grad():
+            for name, parameter in objective.model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.1)
+        save_model(objective.model, None, folder / f"saved {kind} {mesh}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What two processes left, after one had left its checkpoints."""
+    folder = tmp_path_factory.mktemp("strategy")
+    model_of("llama").save_pretrained(folder / "llama")
+    for kind in KINDS:
+        fit(kind, folder, 1, sharded=False, name="single")
+    spawn(1, _one, folder)
+    spawn(2, cases, 2, folder)
+    spawn(1, cases, 1, folder)
+    return folder
+
+
+def _one(folder: Path) -> None:
+    for kind in KINDS:
+        fit(kind, folder, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "way", [f"{of} to {to}" for of in ("1 step", "1 single", "2 step", "2 single") for to in (1, 2)]
+)
+def test_a_resumed_run_ends_as_the_unbroken_one(folder, tmp_path, kind, way):
+    (tmp_path / KINDS[kind]).symlink_to(folder / KINDS[kind])
+    alone = weights(_unbroken(kind, tmp_path))
+    if way == "2 single to 1":  # a file that sharded processes wrote, read without sharding
+        plain = weights(fit(kind, tmp_path, 1, resume=folder / f"{kind} 2/single.ckpt", sharded=False))
+        for name, value in alone.items():
+            torch.testing.assert_close(plain[name], value, rtol=1e-7, atol=1e-8)
+    found = torch.load(folder / f"{kind} {way}.pt", weights_only=True)
+    assert found.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _unbroken(kind: str, folder: Path) -> Objective:
+    objective = from_folder(kind, folder / KINDS[kind])
+    prepare(objective)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+    trainer = L.Trainer(accelerator="cpu", devices=1, enable_checkpointing=False, default_root_dir=folder, **options)
+    trainer.fit(objective, Rows())
+    return objective
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
+def test_a_sharded_model_is_saved_as_it_is(folder, mesh):
+    saved = AutoModelForCausalLM.from_pretrained(folder / f"saved copy {mesh}")
+    original = AutoModelForCausalLM.from_pretrained(folder / "llama")
+    assert saved.state_dict().keys() == original.state_dict().keys()
+    for name, value in original.state_dict().items():
+        assert torch.equal(saved.state_dict()[name], value), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
+def test_a_sharded_adapter_is_merged(folder, tmp_path, mesh):
+    objective = from_folder("lora", folder / "llama")
+    objective.configure_model()
+    with torch.no_grad():
+        for name, parameter in objective.model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    save_model(objective.model, None, tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    found = AutoModelForCausalLM.from_pretrained(folder / f"saved lora {mesh}").state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(tmp_path):
+    for name in ("a.ckpt.before", "b.ckpt.before", "b.ckpt", "c.ckpt.partial", "d.ckpt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "which").write_text(name)
+    (tmp_path / "e.ckpt").write_text("a file")
+    assert recover(tmp_path) == [tmp_path / "a.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "b.ckpt", "d.ckpt", "e.ckpt"]
+    assert (tmp_path / "a.ckpt/which").read_text() == "a.ckpt.before"
+    assert (tmp_path / "b.ckpt/which").read_text() == "b.ckpt"
+    assert recover(tmp_path / "missing") == []
