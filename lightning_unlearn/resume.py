@@ -95,8 +95,14 @@ def restore(module: L.LightningModule, state: dict[str, Any], positions: list[di
         return epoch_start
     if not _replayed(loop):
         iter(loop._data_fetcher)  # what was loaded stood at the end of an epoch, and would yield nothing
-    # After the last batch of an epoch Lightning may begin the next one without telling hooks that it starts.
-    return start_epoch(module) if loop.restarted_mid_epoch else epoch_start
+    if not loop.restarted_mid_epoch:
+        return epoch_start
+    # After the last batch of an epoch Lightning begins the next one without telling hooks that it starts, and without
+    # counting it: a checkpoint of that epoch would say that it is over, and a run that continued from it repeat it.
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        if progress.ready == progress.processed:
+            progress.ready, progress.started = progress.ready + 1, progress.started + 1
+    return start_epoch(module)
 
 
 def _restore_loaders(loop: Any, epoch_start: torch.Tensor | None, positions: list[dict[str, Any]]) -> None:
