@@ -8,7 +8,7 @@ Shapes: N labelled tokens of a batch, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from math import ceil, inf
@@ -26,15 +26,14 @@ from lightning_unlearn import resume
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.data.share import check_train_loaders
-from lightning_unlearn.forward import hidden_states
-from lightning_unlearn.head import Head, output_head
+from lightning_unlearn.head import output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, loads_apart, model_skeleton, select_trainable
 from lightning_unlearn.reference import Frozen, Reference, check_heads, compares, make_reference, without_log_prob
 from lightning_unlearn.reference_cache import ReferenceCache, unique_rows
+from lightning_unlearn.role_statistics import role_statistics
 from lightning_unlearn.sharding import clip_gradients, load_weights, shard
 from lightning_unlearn.upcoming import upcoming_batches
-from unlearn_kernels import TokenStatistics
 
 Batch = PackedBatch | Mapping[str, PaddedRole]
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -205,45 +204,12 @@ class Objective(L.LightningModule):
 
     def outputs(self, batch: PackedBatch) -> Outputs:
         """Run one forward over all roles, and compute each role's statistics."""
-        head, hidden = output_head(self.model), _by_role(batch, hidden_states(self.model, batch))
-        targets = _by_role(batch, batch.targets)
-        found: dict[str, TokenStatistics] = {}
-        compared = self._compared(batch.roles)
-        theirs: dict[str, Tensor] = {}
-        known: dict[str, Tensor] = {}  # log q of the targets, where nothing has to be computed for it
-        reference = None
-        if compared:
-            model, chosen = self.reference_model(), batch.select(compared)
-            if isinstance(model, ReferenceCache) and model.kind == "log_prob":
-                known = _by_role(chosen, model.values(chosen))
-            else:
-                theirs, reference = _by_role(chosen, model.hidden_states(chosen)), model.head()
-        wanted = {role: without_log_prob(self.statistics[role]) if known else self.statistics[role] for role in targets}
-        for roles in self._groups(wanted, head):
-            fields = tuple(dict.fromkeys(field for role in roles for field in wanted[role]))
-            options = (
-                {"reference_hidden": _end_to_end(theirs, roles), "reference": reference} if roles[0] in theirs else {}
-            )
-            stats = head.statistics(_end_to_end(hidden, roles), _end_to_end(targets, roles), fields, **options)
-            sizes = [len(targets[role]) for role in roles]
-            parts = {field: getattr(stats, field).split(sizes) for field in fields}
-            found |= {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}
-        found |= {role: found[role]._replace(reference_log_prob=value) for role, value in known.items()}
-        return Outputs(batch, found, head.weight.shape[0])
+        reference = self.reference_model() if self._compared(batch.roles) else None
+        found = role_statistics(self.model, batch, self.statistics, reference)
+        return Outputs(batch, found, output_head(self.model).weight.shape[0])
 
     def _compared(self, roles: Iterable[str]) -> list[str]:
         return [role for role in roles if compares(self.statistics[role])]
-
-    def _groups(self, wanted: Mapping[str, tuple[str, ...]], head: Head) -> list[list[str]]:
-        """Roles whose statistics are computed together.
-
-        A head that trains gets one gradient of its size a group, so only roles without a reference are apart from
-        those with one; a frozen head costs one product for each field of a group, so roles of other fields are apart.
-        """
-        groups: dict[object, list[str]] = {}
-        for role, fields in wanted.items():
-            groups.setdefault(compares(fields) if head.weight.requires_grad else frozenset(fields), []).append(role)
-        return list(groups.values())
 
     def reference_model(self) -> Reference | ReferenceCache:
         """Return the reference model, made the first time it is asked for (at the latest before training starts).
@@ -472,14 +438,6 @@ def _plain(*, lora: Lora | None, **values: object) -> dict[str, Any]:
         name: str(value) if isinstance(value, str | Path) else type(value).__name__ for name, value in values.items()
     }
     return {**plain, "lora": None if lora is None else asdict(lora)}
-
-
-def _by_role(batch: PackedBatch, x: Tensor) -> dict[str, Tensor]:
-    return {role: x[batch.tokens(role)] for role in batch.roles}
-
-
-def _end_to_end(parts: Mapping[str, Tensor], roles: Sequence[str]) -> Tensor:
-    return parts[roles[0]] if len(roles) == 1 else torch.cat([parts[role] for role in roles])
 
 
 def _rows(batch: Batch) -> int:
