@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -226,6 +227,13 @@ def test_clipping_is_pytorchs():
         theirs(expected)
         for a, b in zip(ours[:2], expected[:2], strict=True):
             torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_strategy_that_gathers_weights_in_forward_alone_is_refused():
+    objective = MaximizeEntropy(tiny())
+    objective._trainer = SimpleNamespace(strategy=FSDPStrategy(), datamodule=None)
+    with pytest.raises(ValueError, match=r"ShardedStrategy to shard a model, got .*FSDPStrategy"):
+        objective.setup("fit")
 
 
 def test_what_cannot_be_sharded_is_refused():

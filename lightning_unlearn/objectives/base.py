@@ -18,6 +18,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import get_scheduler
@@ -295,6 +296,11 @@ class Objective(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check the roles of the data module, and keep the initial weights where they will be needed."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):  # whose weights are whole only inside `forward`
+            raise ValueError(
+                f"strategy must be lightning_unlearn.strategy.ShardedStrategy to shard a model, got {type(strategy)}"
+            )
         provided = getattr(getattr(self.trainer, "datamodule", None), "roles", None)
         missing = [role for role in self.roles if provided is not None and role not in provided]
         if missing:
