@@ -26,8 +26,9 @@ demo: setup
 test: lint
 	$(BIN)/python -m pytest -m "not slow" $(PACKAGES) --cov-report=term
 
+# the slow tests, which `test` leaves out: killed runs, several processes, every compiled configuration
 test-all: setup
-	$(BIN)/python -m pytest $(PACKAGES) --cov-report=term
+	$(BIN)/python -m pytest -m slow $(PACKAGES) --cov-append --cov-report=term
 
 lint: setup
 	$(BIN)/ruff check .

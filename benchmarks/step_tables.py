@@ -83,12 +83,6 @@ def read(record: Mapping) -> StepResult:
     return StepResult(StepCase(**record["case"]), StepMeasurement(**record["measurement"]))
 
 
-def page(results: Sequence[StepResult], machine: Mapping[str, str], command: str, date: str, targets: str) -> str:
-    """The whole run as Markdown."""
-    groups = [rows(some) for some in tables.by_case(results).values()]
-    return tables.page_of([header(), *groups], machine, command, date, targets)
-
-
 def drawing(results: Sequence[StepResult]) -> Markup | None:
     """Useful tokens a second over memory, a point a row; None where there is no row with numbers."""
     points: dict[str, list[tuple[float, float]]] = {}

@@ -106,10 +106,9 @@ def append(path: Path, results: Sequence) -> None:
         file.writelines(json.dumps(asdict(result)) + "\n" for result in results)
 
 
-def open_results(folder: Path, machine: Mapping[str, str]) -> list[Result]:
-    """Make a folder for results and read those that are there; see `open_records`."""
-    records = open_records(folder, machine)
-    return [Result(Case(**r["case"]), Floor(**r["floor"]), Measurement(**r["measurement"])) for r in records]
+def read(record: Mapping) -> Result:
+    """A row from its JSON line."""
+    return Result(Case(**record["case"]), Floor(**record["floor"]), Measurement(**record["measurement"]))
 
 
 def open_records(folder: Path, machine: Mapping[str, str]) -> list[dict]:
@@ -136,12 +135,7 @@ def by_case(results: Sequence) -> dict:
     return groups
 
 
-def page(results: Sequence[Result], machine: Mapping[str, str], command: str, date: str, targets: str) -> str:
-    """The whole run as Markdown."""
-    return page_of([header(), *map(rows, by_case(results).values())], machine, command, date, targets)
-
-
-def page_of(table: Sequence[str], machine: Mapping[str, str], command: str, date: str, targets: str) -> str:
+def page(table: Sequence[str], machine: Mapping[str, str], command: str, date: str, targets: str) -> str:
     """A table, with what it was measured by and on, as Markdown."""
     about = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device")
     lines = [f"`{command}`, {date}", "", f"{machine['device']}; {about}", "", *table]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import warnings
 from itertools import chain
 from pathlib import Path
@@ -12,7 +11,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data.packing import TokenRow, pack
@@ -23,6 +21,8 @@ from lightning_unlearn.objectives.gradient_difference import GradientDifference
 from lightning_unlearn.objectives.idk_nll import IdkNLL
 from lightning_unlearn.objectives.npo import NPO
 from tests.dense import make_rows, tiny
+from tests.quiet import QUIET
+from tests.ranks import spawn
 
 RUNS = {
     "full": (NPO, {"retain": "kl"}),
@@ -58,11 +58,7 @@ def train(kind: str, out: Path, **options) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     objective = cls(tiny(), lr=1e-2, optimizer=lambda p: torch.optim.SGD(p, lr=0.05), **arguments)
     trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         max_epochs=2,
         accumulate_grad_batches=2,
         default_root_dir=out.with_suffix(""),
@@ -118,8 +114,7 @@ def see(data, *, seed: int = 0, save: Path | None = None, ckpt_path: Path | None
     """Train with dropout, and return what was seen, and the weights at the end."""
     torch.manual_seed(seed)
     objective, seen = GradientDifference(tiny(), lr=1e-2, lora=Lora(dropout=0.3)), Seen(save)
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": EPOCHS}
-    trainer = L.Trainer(accelerator="cpu", enable_model_summary=False, callbacks=[seen], **quiet, **options)
+    trainer = L.Trainer(**QUIET, max_epochs=EPOCHS, callbacks=[seen], **options)
     trainer.fit(objective, data, ckpt_path=ckpt_path, weights_only=None if ckpt_path is None else True)
     return seen.batches, torch.nn.utils.parameters_to_vector(objective.parameters()).detach()
 
@@ -147,36 +142,20 @@ def see_on_two(rank: int, folder: Path) -> dict:
     return found
 
 
-def process(rank: int, port: int, folder: Path) -> None:
-    """One of two processes, started as torchrun would have."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        LOCAL_WORLD_SIZE="2",
-        GROUP_RANK="0",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID="test",
-    )
-    os.environ.pop("PL_GLOBAL_SEED", None)  # an earlier test may have set it, and DDP seeds with it again
-    torch.set_num_threads(1)
+def run_on_two(folder: Path) -> None:
+    """What each of two processes does."""
+    rank = int(os.environ["RANK"])
     for kind in RUNS:
         train(kind, folder / f"{kind}.pt", devices=2, strategy="ddp")
-        torch.distributed.barrier()  # neither goes on, or away, while the other still talks
+        torch.distributed.barrier()  # neither goes on while the other still talks
     torch.save(see_on_two(rank, folder), folder / f"seen-{rank}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
     """The folder where two processes left what they trained and saw."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(process, (port, folder), nprocs=2)
+    spawn(2, run_on_two, folder)
     return folder
 
 

@@ -40,14 +40,8 @@ from tests.dense import (
     row,
     tiny,
 )
+from tests.quiet import QUIET
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 OBJECTIVES = [
     (NPO, {"beta": 0.5}),
     (NPO, {"retain": "kl"}),

@@ -24,6 +24,7 @@ from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 from lightning_unlearn.sharding import clip_gradients, units
 from tests.dense import ROWS, assert_same_gradients, make_rows, tiny
+from tests.quiet import QUIET
 from tests.ranks import spawn
 
 LLAMA_LIKE = ("llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox")
@@ -166,11 +167,7 @@ def train(name: str, folder: Path, *, mesh: tuple[int, int] | None = None, **mor
         strategy = ModelParallelStrategy(data_parallel_size=mesh[0], tensor_parallel_size=mesh[1])
         more |= {"devices": mesh[0] * mesh[1], "strategy": strategy}
     trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         use_distributed_sampler=False,
         max_epochs=2,
         default_root_dir=folder,

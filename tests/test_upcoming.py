@@ -14,14 +14,7 @@ from lightning_unlearn.data.ordered import OrderedBatches
 from lightning_unlearn.data.sampling import UnlearningLoader
 from lightning_unlearn.upcoming import upcoming_batches
 from tests.dense import make_rows
-
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+from tests.quiet import QUIET
 
 
 def numbers(batch) -> list:

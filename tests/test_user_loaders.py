@@ -15,16 +15,9 @@ from lightning_unlearn.data.padded import rows_from_labels
 from lightning_unlearn.data.sampling import UnlearningLoader
 from lightning_unlearn.objectives.gradient_difference import GradientDifference
 from tests.dense import tiny
+from tests.quiet import QUIET
 
 EPOCHS, BATCH, FORGET, RETAIN = 3, 2, 7, 11  # 4 batches of forget rows an epoch, 6 of retain rows
-
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 class Padded(torch.utils.data.Dataset):

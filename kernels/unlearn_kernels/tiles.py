@@ -94,9 +94,8 @@ def plan(tokens: int, vocabulary: int, demand: Demand, device: torch.device, cap
     rows, narrow = max(1, tokens), min(vocabulary, FAST_COLUMNS)
     if rows * element * narrow > target:
         rows = max(1, (target - narrow * column) // (element * narrow), target // (2 * element * narrow))
-        rows = -(
-            -max(1, tokens) // -(-max(1, tokens) // rows)
-        )  # even blocks: a kept tile takes as much for a short one
+        # Even blocks, since a tile that is kept is as large for a short one.
+        rows = _ceil_div(max(1, tokens), _ceil_div(max(1, tokens), rows))
     columns = _columns(vocabulary, target // (rows * element + column), device)
     blocks, slices, kept = cut(tokens, rows), cut(vocabulary, columns), 0
     if keep:
@@ -120,10 +119,10 @@ def plan_blocks(tokens: int, vocabulary: int, demand: Demand, device: torch.devi
     most = (cap - scratch) // (vocabulary * demand.kept_bytes)
     if most < max(1, min(tokens, FAST_ROWS)):
         return None
-    blocks = max(1, -(-tokens // most))
-    rows = max(1, -(-tokens // blocks))
+    blocks = max(1, _ceil_div(tokens, most))
+    rows = max(1, _ceil_div(tokens, blocks))
     if not on_cpu and most >= DEVICE_ROWS:
-        rows = min(-(-rows // DEVICE_ROWS) * DEVICE_ROWS, most // DEVICE_ROWS * DEVICE_ROWS)
+        rows = min(_ceil_div(rows, DEVICE_ROWS) * DEVICE_ROWS, most // DEVICE_ROWS * DEVICE_ROWS)
     columns = _columns(vocabulary, scratch // (rows * demand.tile_bytes + demand.column_bytes), device)
     slices = cut(vocabulary, columns)
     return Tiling(cut(tokens, rows), slices, len(slices))
@@ -165,6 +164,10 @@ class Buffers:
         both = self.storage[number][: 2 * rows * columns].view(2, rows, columns)
         self.storage[number + 1] = self.storage[number][rows * columns :]
         return both
+
+
+def _ceil_div(total: int, size: int) -> int:
+    return -(-total // size)
 
 
 def _width(slices: list[slice]) -> int:

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.callbacks.run_files import METRICS, RunFiles
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.evaluation import closer_look, tofu
@@ -35,7 +35,7 @@ from lightning_unlearn.metrics.sentence_encoder import (
 PROTOCOLS = ("tofu", "closer_look")
 
 
-class Evaluate(Callback):
+class Evaluate(FitBegin):
     """Writes `metrics.json` and `samples.jsonl` into the run folder, and logs "eval/<metric>" at each validation.
 
     At fit start the starting model is evaluated ("before"), at its end the trained one ("after"); a fit that continues
@@ -115,19 +115,13 @@ class Evaluate(Callback):
             self._retrained_log = tofu.read_log(self.retrained)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate the starting model, unless the fit continues one that did."""
+        """Go first, so that `on_fit_end` comes before the callback that writes the report."""
         self._finished = False
-        # First, so that `on_fit_end` comes before the callback that writes the report.
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
-        if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not yet known whether this fit resumes
-            self._begin(trainer, pl_module)
+        super().on_fit_start(trainer, pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same where a sharded checkpoint has only now been restored."""
-        if trainer.strategy.restore_checkpoint_after_setup:
-            self._begin(trainer, pl_module)
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the starting model, unless the fit continues one that did."""
         if trainer.fast_dev_run:
             return
         run = RunFiles(trainer)

@@ -16,11 +16,11 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from lightning_unlearn import models
 from lightning_unlearn.callbacks import run_card
+from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.callbacks.throughput import StepWatch, count_tokens, peak_memory_gb, synchronize
 from lightning_unlearn.evaluation.log import SAMPLES
 from lightning_unlearn.report import write_report
@@ -30,7 +30,7 @@ from lightning_unlearn.sharding import is_sharded
 NOTHING = {"train_seconds": 0.0, "wall_seconds": 0.0, "tokens": 0, "peak_gb": 0.0, "fits": 0}
 
 
-class RunFolder(Callback):
+class RunFolder(FitBegin):
     """Writes `run_card.json` when a fit starts, and again at its end with `model/` and `report.html`.
 
     Time, tokens and memory add up over resumes; what a killed process did after its last checkpoint is not counted.
@@ -58,22 +58,13 @@ class RunFolder(Callback):
             others = [callback for callback in trainer.callbacks if callback is not self]
             trainer.callbacks = [self, *others]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the folder and write the first run card.
 
         Raises:
             ValueError: the folder holds a run, and this fit neither resumes it nor may overwrite it; or the model that
                 is to be saved cannot be.
         """
-        if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not yet known whether this fit resumes
-            self._begin(trainer, pl_module)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Do the same where a sharded checkpoint has only now been restored."""
-        if trainer.strategy.restore_checkpoint_after_setup:
-            self._begin(trainer, pl_module)
-
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._device = trainer.strategy.root_device
         if _leaves_no_trace(trainer):
             return

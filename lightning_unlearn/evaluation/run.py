@@ -93,9 +93,9 @@ def evaluate(
     kept = {(s["set"], s["index"]): s for s in finished if (s["set"], s["index"]) in wanted}
     _check_same_records(kept.values(), sets)
     samples = list(kept.values())
-    todo = {name: [i for i in rows if (name, i) not in kept] for name, rows in chosen.items()}
+    missing = {name: [i for i in rows if (name, i) not in kept] for name, rows in chosen.items()}
     with _bar(sum(map(len, chosen.values())), len(samples), progress) as bar:
-        for name, rows in todo.items():
+        for name, rows in missing.items():
             bar.set_postfix_str(name)
             for chunk in _chunks(rows, sets[name], encoder, batch_size):
                 new = judge.samples(name, chunk, [sets[name][i] for i in chunk])

@@ -5,7 +5,6 @@ import pytest
 
 from benchmarks import kernels
 from benchmarks.kernels import cases, main, parse
-from benchmarks.targets import Outcome
 
 FAST = ["unlearn_kernels", "pytorch", "liger-kernel", "quack-kernels"]
 SMALL = ["--tokens", "48", "--hidden", "8", "--repeats", "1", "--device", "cpu", "--implementations", *FAST]
@@ -60,26 +59,6 @@ def test_what_is_in_the_output_is_not_run_again(capsys, monkeypatch, tmp_path):
     assert len(lines(tmp_path / "results.jsonl")) == 1 + 3 * 4 + 2 * 2  # hidden twice and logits; passes on their own
     monkeypatch.setattr(kernels, "measure", None)
     main([*options, "--logits"])  # draws again, measures nothing
-    monkeypatch.setattr(kernels.tables, "environment", lambda device: {"device": "another"})
-    with pytest.raises(SystemExit, match="--output: expected"):
-        main(options)
-
-
-def test_no_case_is_begun_when_the_time_is_up(capsys):
-    main([*SMALL, "--vocabulary", "300", "--operations", "log_prob", "--ignored", "0", "--minutes", "1e-9"])
-    assert "2 of 2 cases not begun: the 1e-09 minutes were up." in capsys.readouterr().out
-
-
-def test_a_missed_target_is_status_1(monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "run", lambda arguments, earlier: [])
-    monkeypatch.setattr(kernels, "cpu_targets", lambda results: [Outcome("fast", 2.0, True, "here")])
-    main([*SMALL, "--check"])
-    assert "met           fast: 2 (here)" in capsys.readouterr().out
-    monkeypatch.setattr(kernels, "cpu_targets", lambda results: [Outcome("fast", 2.0, False, "here")])
-    with pytest.raises(SystemExit) as stop:
-        main([*SMALL, "--check"])
-    assert stop.value.code == 1
-    main(SMALL)
 
 
 def test_options_replace_what_the_preset_says():
@@ -96,7 +75,6 @@ def test_options_replace_what_the_preset_says():
     ("options", "message"),
     [
         (["--tokens", "0"], "--tokens: expected positive numbers, got [0]"),
-        (["--repeats", "-1"], "--repeats: expected positive numbers, got -1"),
         (["--ignored", "1.0"], "--ignored: expected shares of at least 0 and less than 1, got 1.0"),
         (["--operations", "perplexity"], "argument --operations: invalid choice: 'perplexity'"),
         (["--dtype", "int8"], "argument --dtype: invalid choice: 'int8'"),
@@ -108,17 +86,3 @@ def test_bad_input_is_an_error_that_says_what_is_wrong(capsys, options, message)
         parse(options)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
-
-
-def test_no_gpu_is_said(capsys, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        parse(["--device", "cuda"])
-    assert "--device: expected cpu where PyTorch sees no GPU, got cuda" in capsys.readouterr().err
-
-
-def test_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    assert "--vocabulary" in capsys.readouterr().out

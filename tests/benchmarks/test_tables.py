@@ -6,7 +6,7 @@ import pytest
 from benchmarks.cases import Case
 from benchmarks.floor import Floor
 from benchmarks.measure import Measurement, Result
-from benchmarks.tables import append, environment, header, open_results, page, rows
+from benchmarks.tables import append, environment, header, open_records, page, read, rows
 
 CASE = Case("log_prob", "hidden", "frozen", 0.6, 64, 16, 1000, "float32", "cpu")
 FLOOR = Floor(0.02, 1e9, "unit gradients: 2.00 G (1.00 logits + 1 hidden + 0 weight)", 1.0, 1.0, 0.0)
@@ -46,16 +46,16 @@ def test_rows_from_logits_say_their_rate():
 
 def test_results_are_read_back_on_the_same_machine_only(tmp_path):
     folder = tmp_path / "new" / "folder"
-    assert open_results(folder, MACHINE) == []
+    assert open_records(folder, MACHINE) == []
     append(folder / "results.jsonl", RESULTS)
-    assert open_results(folder, MACHINE) == RESULTS
+    assert [read(record) for record in open_records(folder, MACHINE)] == RESULTS
     assert json.loads((folder / "results.jsonl").read_text().splitlines()[0]) == MACHINE
     with pytest.raises(ValueError, match=r"--output: expected .*2\.14\.0.*got .*2\.13\.0"):
-        open_results(folder, {**MACHINE, "torch": "2.14.0"})
+        open_records(folder, {**MACHINE, "torch": "2.14.0"})
 
 
 def test_the_page_carries_command_machine_date_and_targets():
-    text = page(RESULTS, MACHINE, "python -m benchmarks.kernels", "2030-01-02", "    met  a target")
+    text = page([header(), rows(RESULTS)], MACHINE, "python -m benchmarks.kernels", "2030-01-02", "    met  a target")
     assert text.startswith("`python -m benchmarks.kernels`, 2030-01-02\n\na machine; torch 2.13.0\n")
     assert rows(RESULTS) in text
     assert text.endswith("    met  a target\n")

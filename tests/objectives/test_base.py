@@ -26,15 +26,9 @@ from lightning_unlearn.objectives.idk_nll import IdkNLL
 from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 from tests.dense import ROWS, as_padded, assert_same_gradients, gradients, row, tiny
+from tests.quiet import QUIET
 
 ALL = [AnswerPreservation, DPO, FineTune, GradientAscent, GradientDifference, IdkNLL, MaximizeEntropy, NPO]
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 @pytest.fixture(scope="module")

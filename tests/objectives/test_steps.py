@@ -18,6 +18,7 @@ from lightning_unlearn.objectives.idk_nll import IdkNLL
 from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 from tests.dense import assert_same_gradients, make_rows, tiny
+from tests.quiet import QUIET
 
 OBJECTIVES = [
     (AnswerPreservation, {}),
@@ -59,11 +60,7 @@ def trained(cls, options, *, batch_size: int, micro: int, epochs: int = 2, **mor
             steps.append({name: p.grad.clone() for name, p in module.model.named_parameters() if p.grad is not None})
 
     trainer = L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         max_epochs=epochs,
         accumulate_grad_batches=micro,
         callbacks=[Record()],
@@ -180,11 +177,7 @@ def test_the_logged_losses_are_those_of_the_whole_step(micro):
     trainer = L.Trainer(
         max_epochs=1,
         accumulate_grad_batches=micro,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         use_distributed_sampler=False,
         callbacks=[Read()],
     )
