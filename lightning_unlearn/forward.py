@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.head import HasTrunk, causal_lm, output_head
+from lightning_unlearn.sharding import is_sharded
 from unlearn_kernels import TokenStatistics
 
 
@@ -77,11 +78,12 @@ def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
     if batch.attended is not None or not _packs[inner]:
         return False
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    if not window or max(batch.lengths) <= window:
-        return True
-    if inner not in _packs_beyond_window:  # a model may keep its window in the mask alone, and we make no mask
+    beyond = bool(window) and max(batch.lengths) > window
+    # A model may keep its window in the mask alone, and we make no mask. Processes that share each forward try it
+    # together, whether their own rows are so long or not.
+    if window and inner not in _packs_beyond_window and (beyond or is_sharded(inner)):
         _packs_beyond_window[inner] = _agrees_beyond(inner, window, batch.input_ids.device)
-    return _packs_beyond_window[inner]
+    return not beyond or _packs_beyond_window[inner]
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lightning_unlearn.head import causal_lm
+from lightning_unlearn.sharding import whole
 
 FILE_BYTES = 5 * 10**9  # what rank 0 holds at most, beside the weight that made it so much
 
@@ -30,7 +30,7 @@ def save_sharded(model: nn.Module, folder: Path, *, merge_lora: bool = True, fil
     """
     writes = dist.get_rank() == 0
     if hasattr(model, "peft_config") and not merge_lora:
-        state = {name: whole(p) for name, p in model.named_parameters() if "lora_" in name}
+        state = {name: whole(p.detach()) for name, p in model.named_parameters() if "lora_" in name}
         if writes:
             model.save_pretrained(folder, state_dict=state)
         return
@@ -46,11 +46,6 @@ def save_sharded(model: nn.Module, folder: Path, *, merge_lora: bool = True, fil
             inner.generation_config.save_pretrained(folder)
 
 
-def whole(x: Tensor) -> Tensor:
-    """A tensor gathered from all processes, each of which must ask for it; one that is not sharded as it is."""
-    return x.detach().full_tensor() if isinstance(x, DTensor) else x.detach()
-
-
 def _weights(inner: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every weight by its name in the base model, whole and with LoRA merged in; of tied ones the first."""
     from peft.tuners.lora import LoraLayer
@@ -61,7 +56,7 @@ def _weights(inner: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if "lora_" in name or id(value) in seen:
             continue
         seen.add(id(value))
-        weight, layer = whole(value), adapted.get(name.removesuffix(".base_layer.weight"))
+        weight, layer = whole(value.detach()), adapted.get(name.removesuffix(".base_layer.weight"))
         if layer is not None and name.endswith(".base_layer.weight"):
             weight = (weight + sum(_delta(layer, adapter) for adapter in layer.active_adapters)).to(weight.dtype)
         yield name.replace(".base_layer", ""), weight

@@ -28,7 +28,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -36,13 +42,16 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, causal_lm
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> None:
+def shard(
+    model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False, compute_dtype: torch.dtype | None = None
+) -> None:
     """Shard a model in place over the mesh of Lightning's `ModelParallelStrategy`.
 
     Args:
         model: a transformers causal LM, or a PEFT model of one.
         mesh: with the dimensions "data_parallel" (FSDP2) and "tensor_parallel".
         cpu_offload: keep parameters, gradients and optimiser states in host memory between uses.
+        compute_dtype: what FSDP2 casts weights and inputs to where they are used; gradients are summed in float32.
 
     Raises:
         ValueError: for a model whose parts cannot be told apart, that has no tensor-parallel plan, or whose heads do
@@ -57,7 +66,10 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> N
         _tensor_parallel(inner, mesh[TENSOR_PARALLEL])
     alone = mesh.size() == 1  # still sharded, in one part: sharded checkpoints are read so
     if mesh[DATA_PARALLEL].size() > 1 or cpu_offload or alone:
-        _fully_shard(inner, mesh[DATA_PARALLEL], CPUOffloadPolicy() if cpu_offload else OffloadPolicy())
+        pinned = torch.accelerator.is_available()  # pages that a device can read by itself
+        offload = CPUOffloadPolicy(pin_memory=pinned) if cpu_offload else OffloadPolicy()
+        mixed = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32 if compute_dtype else None)
+        _fully_shard(inner, mesh[DATA_PARALLEL], offload_policy=offload, mp_policy=mixed)
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -116,13 +128,27 @@ def clip_gradients(
     if norm is not None and gradients:
         wide = (torch.promote_types(gradient.dtype, torch.float32) for gradient in gradients)
         norms = [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in zip(gradients, wide, strict=True)]
-        whole = [x.full_tensor() if isinstance(x, DTensor) else x for x in norms]
-        factor = (norm / (torch.linalg.vector_norm(torch.stack(whole)) + 1e-6)).clamp(max=1.0)  # as PyTorch does
+        total = torch.linalg.vector_norm(torch.stack([whole(x) for x in norms]))
+        factor = (norm / (total + 1e-6)).clamp(max=1.0)  # as PyTorch does
         for gradient in gradients:
-            gradient.mul_(factor.to(gradient.dtype))
+            gradient.mul_(factor.to(gradient.device, gradient.dtype))
     if value is not None:
         for gradient in gradients:
             gradient.clamp_(-value, value)
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor gathered from all processes, each of which must ask for it; one that is not sharded as it is."""
+    # Parts that are kept on the host travel by the device, which has the processes' connection.
+    return x.to(x.device_mesh.device_type).full_tensor() if isinstance(x, DTensor) else x
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes: a part of it may be kept on the host between uses."""
+    parameter = next(model.parameters())
+    if not isinstance(parameter, DTensor) or parameter.device_mesh.device_type == "cpu":
+        return parameter.device
+    return torch.device(parameter.device_mesh.device_type, torch.accelerator.current_device_index())
 
 
 def decoder_layers(inner: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -140,9 +166,9 @@ def decoder_layers(inner: nn.Module) -> tuple[str, nn.ModuleList]:
 # -- FSDP2 ------------------------------------------------------------------------------------------------------------
 
 
-def _fully_shard(inner: PreTrainedModel, mesh: DeviceMesh, offload: OffloadPolicy) -> None:
+def _fully_shard(inner: PreTrainedModel, mesh: DeviceMesh, **policies: Any) -> None:
     for unit in units(inner):
-        fully_shard(unit, mesh=mesh, offload_policy=offload)
+        fully_shard(unit, mesh=mesh, **policies)
     inner.run_trunk = MethodType(lambda self, **arguments: self.base_model(**arguments), inner)
     head = inner.get_output_embeddings()
     head.with_weights = MethodType(lambda _, function, *tensors: function(*tensors), head)

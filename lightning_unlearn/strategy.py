@@ -48,6 +48,11 @@ class ShardedStrategy(ModelParallelStrategy):
             _remove(before)
         self.barrier()
 
+    def model_to_device(self) -> None:
+        """Leave on the host what is kept there between uses; the rest is on its device already."""
+        if not getattr(self.lightning_module, "cpu_offload", False):
+            super().model_to_device()
+
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Collect an optimiser's state, in a single file as PyTorch has it: by the number among those that train."""
         if self._save_distributed_checkpoint:

@@ -30,6 +30,7 @@ from lightning_unlearn.data.share import check_train_loaders
 from lightning_unlearn.head import output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, loads_apart, model_skeleton, select_trainable
+from lightning_unlearn.precision import compute_dtype, warn_of_stuck_weights
 from lightning_unlearn.reference import Frozen, Reference, check_heads, compares, make_reference, without_log_prob
 from lightning_unlearn.reference_cache import ReferenceCache, unique_rows
 from lightning_unlearn.role_statistics import role_statistics
@@ -289,8 +290,9 @@ class Objective(L.LightningModule):
         reference = self.reference_model() if self.needs_reference else None  # copied while the weights are whole
         copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []
         device = torch.device("cpu" if self.cpu_offload else self.device_mesh.device_type)
+        dtype = compute_dtype(getattr(self, "_trainer", None))
         for model in (self.model, *copies):
-            shard(model, self.device_mesh, cpu_offload=self.cpu_offload)
+            shard(model, self.device_mesh, cpu_offload=self.cpu_offload, compute_dtype=dtype)
             if any(parameter.is_meta for parameter in model.parameters()):
                 load_weights(model, self.source, device)
 
@@ -364,6 +366,7 @@ class Objective(L.LightningModule):
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         make = self.optimizer or (lambda chosen: AdamW(chosen, lr=self.lr, weight_decay=self.weight_decay))
         optimizer = make(parameters)
+        warn_of_stuck_weights(optimizer)
         self.trainer.fit_loop.setup_data()  # counts the batches of an epoch
         steps = self.trainer.estimated_stepping_batches
         if steps == inf:
