@@ -1,4 +1,4 @@
-"""What the Trainer's precision means for weights: what they are cast to where they are used, and whether they can move."""
+"""What the precision of a run means for weights: their dtype where they are used, and whether a step can move them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def compute_dtype(trainer: L.Trainer | None) -> torch.dtype | None:
 def stuck_share(optimizer: Optimizer) -> float:
     """Share of the weights that a step of the learning rate's size cannot change: rounding gives them back.
 
-    Such a step is AdamW's. Next to 0.02 bfloat16 numbers are 1.2e-4 apart, and a step of less than half of that is lost.
+    Such a step is AdamW's. Next to 0.02 bfloat16 numbers are 1.2e-4 apart, and a step of less than half of it is lost.
     Of sharded weights this process' part is counted.
     """
     stuck = total = 0

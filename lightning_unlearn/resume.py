@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 
@@ -40,6 +40,13 @@ def training_state(
     of_ranks: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(of_ranks, random)
     return {"random": of_ranks, "gradients": {name: _mean(value) for name, value in gradients.items()}}
+
+
+def _cut_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    gradient = gradient.to(parameter.device, parameter.dtype)
+    if isinstance(parameter, DTensor) and not isinstance(gradient, DTensor):
+        return distribute_tensor(gradient, parameter.device_mesh, parameter.placements)
+    return gradient
 
 
 def _mean(gradient: torch.Tensor) -> torch.Tensor:
@@ -84,7 +91,7 @@ def restore(module: L.LightningModule, state: dict[str, Any], positions: list[di
     random = of_ranks[rank if rank < len(of_ranks) else 0]
     parameters = dict(module.named_parameters())
     for name, gradient in state.get("gradients", {}).items():
-        parameters[name].grad = gradient.to(parameters[name])
+        parameters[name].grad = _cut_as(parameters[name], gradient)
     loop, epoch_start = module.trainer.fit_loop, random.get("epoch_start")
     _restore_loaders(loop, epoch_start, positions)
     if "cpu" in random:

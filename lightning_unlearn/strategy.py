@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as checkpoints
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -19,7 +20,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
+from lightning_unlearn.sharding import whole
+
 PARTIAL, BEFORE = ".partial", ".before"
+GRADIENTS = "gradients"  # folder in a checkpoint
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -30,7 +34,10 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write beside the place of the checkpoint first: one that is cut off never replaces the last good one."""
+        state = checkpoint.get("training_state", {})
+        gradients = state.pop("gradients", {})
         if not self._save_distributed_checkpoint:  # one file, which Lightning replaces at once
+            state["gradients"] = {name: whole(gradient).cpu() for name, gradient in gradients.items()}
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         path = Path(self.broadcast(filepath))
@@ -39,6 +46,8 @@ class ShardedStrategy(ModelParallelStrategy):
             _remove(partial)
         self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
+        if gradients:  # the checkpoint falls in the middle of an optimiser step
+            checkpoints.save(gradients, checkpoint_id=partial / GRADIENTS)
         self.barrier()
         if self.is_global_zero:
             _remove(before)
@@ -70,19 +79,31 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a sharded checkpoint, or the single file of a run that was not sharded."""
         path = Path(self.broadcast(checkpoint_path))
-        if not path.is_file():
-            return super().load_checkpoint(path, weights_only)
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
         assert self.model is not None
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # what an earlier forward left gathered is no place to load into
+        if not path.is_file():
+            checkpoint = super().load_checkpoint(path, weights_only)
+            if (path / GRADIENTS).exists():
+                checkpoint["training_state"]["gradients"] = _read_gradients(path / GRADIENTS, self.model)
+            return checkpoint
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
         whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=whole)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
             state = _by_name(state, optimizer, self.model)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=state, options=whole)
         return checkpoint
+
+
+def _read_gradients(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Gradients by the names of their parameters, and cut as these are."""
+    parameters = dict(model.named_parameters())
+    names = checkpoints.FileSystemReader(folder).read_metadata().state_dict_metadata
+    gradients = {name: torch.zeros_like(parameters[name]) for name in names}
+    checkpoints.load(gradients, checkpoint_id=folder)
+    return gradients
 
 
 def _by_name(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:

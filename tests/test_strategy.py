@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.models import save_model
 from lightning_unlearn.objectives.base import Objective
-from lightning_unlearn.sharded_save import whole
+from lightning_unlearn.sharding import whole
 from lightning_unlearn.strategy import ShardedStrategy, recover
 from tests.ranks import spawn
 from tests.test_sharding import Rows, from_folder, model_of
@@ -21,6 +21,30 @@ from tests.test_sharding import Rows, from_folder, model_of
 MESHES = {1: (1, 1), 2: (2, 1)}
 STEP = 3  # of 6, in the middle of the second epoch
 KINDS = {"copy": "llama", "lora": "llama"}
+# Checkpoints: folders or single files, after a step or in the middle of one, whose gradients they hold then.
+NAMES = ("step", "single", "middle", "middle single")
+
+
+class InTheMiddle(L.Callback):
+    """Saves after the first micro-batch of the second epoch, of whose optimiser step it is a half."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 0):
+            assert any(parameter.grad is not None for parameter in module.parameters())
+            trainer.save_checkpoint(self.path)
+
+
+def saver(folder: Path, name: str) -> L.Callback:
+    if "middle" in name:
+        return InTheMiddle(folder / f"{name}.ckpt")
+    return ModelCheckpoint(folder, name, every_n_train_steps=STEP)
+
+
+def accumulated(name: str) -> int:
+    return 2 if "middle" in name else 1
 
 
 def prepare(objective: Objective) -> None:
@@ -42,9 +66,9 @@ def fit(
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world,
-        strategy=ShardedStrategy(*MESHES[world], name == "step") if sharded else "auto",
+        strategy=ShardedStrategy(*MESHES[world], "single" not in name) if sharded else "auto",
         default_root_dir=folder / f"{kind} {world} {name}",
-        callbacks=[] if resume else [ModelCheckpoint(folder / f"{kind} {world}", name, every_n_train_steps=STEP)],
+        callbacks=[] if resume else [saver(folder / f"{kind} {world}", name)],
         enable_checkpointing=resume is None,  # else it would write over what the next one reads
         logger=False,
         enable_progress_bar=False,
@@ -52,6 +76,7 @@ def fit(
         use_distributed_sampler=False,
         max_epochs=2,
         max_steps=STEP if resume is None else -1,
+        accumulate_grad_batches=accumulated(name),
     )
     trainer.fit(objective, Rows(), ckpt_path=resume)
     return objective
@@ -64,10 +89,10 @@ def weights(objective: Objective) -> dict[str, torch.Tensor]:
 def cases(world: int, folder: Path) -> None:
     for kind in KINDS:
         if world == 2:
-            fit(kind, folder, 2)
-            fit(kind, folder, 2, name="single")
-        for of, name in product((1, 2), ("step", "single")):
-            found = weights(fit(kind, folder, world, resume=folder / f"{kind} {of}/{name}.ckpt"))
+            for name in NAMES:
+                fit(kind, folder, 2, name=name)
+        for of, name in product((1, 2), NAMES):
+            found = weights(fit(kind, folder, world, resume=folder / f"{kind} {of}/{name}.ckpt", name=name))
             torch.save(found, folder / f"{kind} {of} {name} to {world}.pt")
     if world == 2:
         _save_all(folder)
@@ -93,7 +118,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("strategy")
     model_of("llama").save_pretrained(folder / "llama")
     for kind in KINDS:
-        fit(kind, folder, 1, sharded=False, name="single")
+        for name in NAMES[1::2]:
+            fit(kind, folder, 1, sharded=False, name=name)
     spawn(1, _one, folder)
     spawn(2, cases, 2, folder)
     spawn(1, cases, 1, folder)
@@ -102,31 +128,35 @@ def folder(tmp_path_factory) -> Path:
 
 def _one(folder: Path) -> None:
     for kind in KINDS:
-        fit(kind, folder, 1)
+        for name in NAMES[::2]:
+            fit(kind, folder, 1, name=name)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "way", [f"{of} to {to}" for of in ("1 step", "1 single", "2 step", "2 single") for to in (1, 2)]
-)
-def test_a_resumed_run_ends_as_the_unbroken_one(folder, tmp_path, kind, way):
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("ranks", list(product((1, 2), (1, 2))))
+def test_a_resumed_run_ends_as_the_unbroken_one(folder, tmp_path, kind, name, ranks):
     (tmp_path / KINDS[kind]).symlink_to(folder / KINDS[kind])
-    alone = weights(_unbroken(kind, tmp_path))
-    if way == "2 single to 1":  # a file that sharded processes wrote, read without sharding
-        plain = weights(fit(kind, tmp_path, 1, resume=folder / f"{kind} 2/single.ckpt", sharded=False))
-        for name, value in alone.items():
-            torch.testing.assert_close(plain[name], value, rtol=1e-7, atol=1e-8)
-    found = torch.load(folder / f"{kind} {way}.pt", weights_only=True)
-    assert found.keys() == alone.keys()
-    for name, value in alone.items():
+    alone, (of, to) = weights(_unbroken(kind, tmp_path, accumulated(name))), ranks
+    found = torch.load(folder / f"{kind} {of} {name} to {to}.pt", weights_only=True)
+    _same(found, alone)
+    if "single" in name and ranks == (2, 1):  # a file that sharded processes wrote, read without sharding
+        path = folder / f"{kind} 2/{name}.ckpt"
+        _same(weights(fit(kind, tmp_path, 1, resume=path, sharded=False, name=name)), alone)
+
+
+def _same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-8, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def _unbroken(kind: str, folder: Path) -> Objective:
+def _unbroken(kind: str, folder: Path, accumulate: int) -> Objective:
     objective = from_folder(kind, folder / KINDS[kind])
     prepare(objective)
     options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "max_epochs": 2}
+    options["accumulate_grad_batches"] = accumulate
     trainer = L.Trainer(accelerator="cpu", devices=1, enable_checkpointing=False, default_root_dir=folder, **options)
     trainer.fit(objective, Rows())
     return objective
