@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.head import HasTrunk, causal_lm, output_head
+from lightning_unlearn.mixture import load_balancing_loss
 from lightning_unlearn.sharding import is_sharded
 from unlearn_kernels import TokenStatistics
 
@@ -31,13 +32,26 @@ def hidden_states(model: nn.Module, batch: PackedBatch) -> Tensor:
     the two is decided by trying both on a few tokens the first time a model is seen, together with a check of its
     output head. A batch without rows gets none, from a forward of one token: sharded processes wait for each other.
     """
-    if not batch.lengths:
+    return run_trunk(model, batch)[0]
+
+
+def run_trunk(model: nn.Module, batch: PackedBatch, *, balance: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The same with the load-balancing loss of a mixture-of-experts model, a scalar over all tokens of the batch.
+
+    Args:
+        model: see `HasTrunk`.
+        batch: rows on the model's device.
+        balance: whether that loss is wanted; without it the second result is None.
+    """
+    present = bool(batch.lengths)
+    if not present:
         token = batch.input_ids.new_zeros(1)
         batch = replace(batch, input_ids=token, position_ids=token, lengths=(1,))
     inner = causal_lm(model)
     _check_once(inner, batch.input_ids.device)
-    hidden = _packed_forward(inner, batch) if _use_packing(inner, batch) else _padded_forward(inner, batch)
-    return hidden.index_select(0, batch.target_index)
+    forward = _packed_forward if _use_packing(inner, batch) else _padded_forward
+    hidden, loss = forward(inner, batch, balance)
+    return hidden.index_select(0, batch.target_index), None if loss is None else loss * present
 
 
 def token_statistics(
@@ -90,7 +104,7 @@ def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
 def _agrees_beyond(inner: nn.Module, window: int, device: torch.device) -> bool:
     probe = _probe(min(output_head(inner).weight.shape[0], 97), device, (3, window + 5))
     with evaluating(inner):
-        return _close(_packed_forward(inner, probe), _padded_forward(inner, probe))
+        return _close(_packed_forward(inner, probe)[0], _padded_forward(inner, probe)[0])
 
 
 def _trunk(inner: PreTrainedModel) -> Callable[..., Any]:
@@ -98,24 +112,29 @@ def _trunk(inner: PreTrainedModel) -> Callable[..., Any]:
     return getattr(inner, "run_trunk", inner.base_model)
 
 
-def _packed_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
+def _packed_forward(inner: nn.Module, batch: PackedBatch, balance: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Hidden states of all tokens, [T, D], and the load-balancing loss if it is wanted."""
     with attention.no_dense_mask():
         output = _trunk(inner)(
             input_ids=batch.input_ids.unsqueeze(0),
             position_ids=batch.position_ids.unsqueeze(0),
             use_cache=False,
             segment_lengths=batch.lengths,
+            **({"output_router_logits": True} if balance else {}),
         )
-    return output.last_hidden_state.squeeze(0)  # [T, D]
+    loss = load_balancing_loss(inner, output.router_logits, None) if balance else None
+    return output.last_hidden_state.squeeze(0), loss
 
 
-def _padded_forward(inner: nn.Module, batch: PackedBatch) -> Tensor:
+def _padded_forward(inner: nn.Module, batch: PackedBatch, balance: bool = False) -> tuple[Tensor, Tensor | None]:
+    """See `_packed_forward`."""
     ids, mask, place = batch.padded()
     if isinstance(inner, HasTrunk):
-        hidden = inner.hidden_states(ids, mask)
-    else:
-        hidden = _trunk(inner)(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, place)  # [T, D]
+        return inner.hidden_states(ids, mask).flatten(0, 1).index_select(0, place), None
+    routers = {"output_router_logits": True} if balance else {}
+    output = _trunk(inner)(input_ids=ids, attention_mask=mask, use_cache=False, **routers)
+    loss = load_balancing_loss(inner, output.router_logits, mask) if balance else None
+    return output.last_hidden_state.flatten(0, 1).index_select(0, place), loss
 
 
 @torch.no_grad()
@@ -133,7 +152,7 @@ def _check_once(inner: nn.Module, device: torch.device) -> None:
     probe = _probe(min(head.weight.shape[0], 97), device)
     with evaluating(inner):
         ids, mask, place = probe.padded()
-        alone = _padded_forward(inner, probe)
+        alone, _ = _padded_forward(inner, probe)
         logits = inner(input_ids=ids, attention_mask=mask, use_cache=False).logits.flatten(0, 1)[place]
         if not _close(head.logits(alone), logits):
             raise ValueError(
@@ -162,7 +181,7 @@ def _packing_agrees(inner: PreTrainedModel, probe: PackedBatch, alone: Tensor) -
     before = inner.config._attn_implementation
     inner.set_attn_implementation(attention.NAME)
     try:
-        if _close(_packed_forward(inner, probe), alone):
+        if _close(_packed_forward(inner, probe)[0], alone):
             return True
     except (TypeError, ValueError):
         pass  # the model takes no further arguments, or asks of attention what ours does not do

@@ -23,6 +23,7 @@ class Outputs:
     batch: PackedBatch
     statistics: Mapping[str, TokenStatistics]
     vocabulary_size: int
+    router_aux: Tensor | None = None  # load-balancing loss of a mixture-of-experts model, where it counts
 
     def __getitem__(self, role: str) -> TokenStatistics:
         return self.statistics[role]

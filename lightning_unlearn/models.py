@@ -124,7 +124,7 @@ def add_lora(model: nn.Module, lora: Lora) -> nn.Module:
     """Put low-rank adapters into the model and freeze the rest; returns the peft model.
 
     Raises:
-        ValueError: if the model has adapters already.
+        ValueError: if the model has adapters already, or cannot take these.
     """
     from peft import LoraConfig, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -141,7 +141,10 @@ def add_lora(model: nn.Module, lora: Lora) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     with _placeholders(model):
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:  # experts that are parameters take no dropout; names that match nothing
+            raise ValueError(f"lora must suit {type(model).__name__}, got {lora} ({error})") from error
 
 
 @contextmanager
@@ -243,10 +246,14 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
 
 def _is_plain_lora(model: nn.Module) -> bool:
     """Whether merging is no more than adding a product to each weight: other adapters need a copy of the model."""
-    return all(
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = (
         config.peft_type == "LORA" and not (config.use_dora or config.lora_bias or config.modules_to_save)
         for config in model.peft_config.values()
     )
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    return all(plain) and all(hasattr(layer.get_base_layer(), "weight") for layer in layers)  # not stacked experts
 
 
 def _load_adapter(folder: Path, options: dict) -> nn.Module:

@@ -1,6 +1,6 @@
-"""The statistics of a step: one forward over all roles, and as few products of the head as there can be.
+"""The statistics of a step, of all roles, from as few products of the head as there can be.
 
-Shapes: N labelled tokens of a batch, n of a role.
+Shapes: N labelled tokens of a batch, n of a role, D hidden size.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_unlearn.data.packing import PackedBatch
-from lightning_unlearn.forward import hidden_states
-from lightning_unlearn.head import Head, output_head
+from lightning_unlearn.head import Head
 from lightning_unlearn.reference import Reference, compares, without_log_prob
 from lightning_unlearn.reference_cache import ReferenceCache
 from unlearn_kernels import TokenStatistics
 
 
 def role_statistics(
-    model: nn.Module,
+    head: Head,
+    hidden: Tensor,
     batch: PackedBatch,
     statistics: Mapping[str, tuple[str, ...]],
     reference: Reference | ReferenceCache | None,
@@ -27,13 +27,13 @@ def role_statistics(
     """Compute the statistics of every role of a batch, fields of [n].
 
     Args:
-        model: a causal LM, see `lightning_unlearn.forward`.
+        head: the model's output head.
+        hidden: the model's hidden states of the batch, [N, D].
         batch: rows of all roles.
         statistics: fields of `TokenStatistics` that are wanted, by role.
         reference: what fields that compare are compared with; None where there is none of them.
     """
-    head, hidden = output_head(model), _by_role(batch, hidden_states(model, batch))
-    targets = _by_role(batch, batch.targets)
+    ours, targets = _by_role(batch, hidden), _by_role(batch, batch.targets)
     theirs: dict[str, Tensor] = {}
     known: dict[str, Tensor] = {}  # log q of the targets, where nothing has to be computed for it
     their_head = None
@@ -50,7 +50,7 @@ def role_statistics(
         options = {}
         if roles[0] in theirs:
             options = {"reference_hidden": _end_to_end(theirs, roles), "reference": their_head}
-        stats = head.statistics(_end_to_end(hidden, roles), _end_to_end(targets, roles), fields, **options)
+        stats = head.statistics(_end_to_end(ours, roles), _end_to_end(targets, roles), fields, **options)
         sizes = [len(targets[role]) for role in roles]
         parts = {field: getattr(stats, field).split(sizes) for field in fields}
         found |= {role: TokenStatistics(**{f: parts[f][i] for f in fields}) for i, role in enumerate(roles)}

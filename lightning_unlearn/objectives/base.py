@@ -27,8 +27,10 @@ from lightning_unlearn import resume
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.data.share import check_train_loaders
+from lightning_unlearn.forward import run_trunk
 from lightning_unlearn.head import output_head
 from lightning_unlearn.losses import Outputs, RetainTerm, check_positive, retain_term, total
+from lightning_unlearn.mixture import router_coefficient
 from lightning_unlearn.models import Lora, add_lora, load_causal_lm, loads_apart, model_skeleton, select_trainable
 from lightning_unlearn.precision import compute_dtype, warn_of_stuck_weights
 from lightning_unlearn.reference import Frozen, Reference, check_heads, compares, make_reference, without_log_prob
@@ -53,6 +55,8 @@ class Objective(L.LightningModule):
             `lightning_unlearn.reference`, and `cache_reference`.
         reference_cache: folder of reference="cache", to share between runs (default: `reference_cache` in the
             Trainer's root folder, the run's).
+        router_aux_loss_coef: factor of a mixture-of-experts model's load-balancing loss (default: the model's where its
+            configuration has `output_router_logits`, else 0).
         lora: train low-rank adapters instead of all weights.
         train_layers: train these decoder layers only.
         trainable: train only parameters whose names match one of these shell patterns.
@@ -80,6 +84,7 @@ class Objective(L.LightningModule):
         retain_weight: float = 1.0,
         reference: str | Path | nn.Module = "auto",
         reference_cache: str | Path | None = None,
+        router_aux_loss_coef: float | None = None,
         lora: Lora | None = None,
         train_layers: list[int] | None = None,
         trainable: list[str] | None = None,
@@ -99,6 +104,8 @@ class Objective(L.LightningModule):
         check_positive("lr", lr)
         if warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
+        if (router_aux_loss_coef or 0) < 0:
+            raise ValueError(f"router_aux_loss_coef must not be negative, got {router_aux_loss_coef}")
         if scheduler not in SCHEDULES:
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULES)}, got {scheduler!r}")
         # Modules given as arguments must not become submodules under a second name, in parameters and checkpoints.
@@ -110,6 +117,7 @@ class Objective(L.LightningModule):
         self.forget_weight = forget_weight
         self.retain = retain_term(retain)
         self.retain_weight = retain_weight
+        self.router_aux_loss_coef = router_aux_loss_coef
         self.lora = Lora(**lora) if isinstance(lora, Mapping) else lora
         self.train_layers = train_layers
         self.trainable = trainable
@@ -180,7 +188,8 @@ class Objective(L.LightningModule):
                 otherwise.
 
         Returns:
-            {"loss", "forget", and "retain" where there is a retain term}, scalars.
+            {"loss", "forget", "retain" where there is a retain term, "router_aux" where a mixture-of-experts model has
+            a load-balancing loss that counts}, scalars.
 
         Raises:
             ValueError: if a role is missing.
@@ -190,6 +199,8 @@ class Objective(L.LightningModule):
         terms = {"forget": self.forget_loss(outputs)}
         if self.retain is not None:
             terms["retain"] = self.retain.loss(outputs)
+        if outputs.router_aux is not None:
+            terms["router_aux"] = outputs.router_aux
         weights = {"forget": self.forget_weight, "retain": self.retain_weight}
         return {"loss": total(terms, weights), **terms}
 
@@ -207,8 +218,11 @@ class Objective(L.LightningModule):
     def outputs(self, batch: PackedBatch) -> Outputs:
         """Run one forward over all roles, and compute each role's statistics."""
         reference = self.reference_model() if self._compared(batch.roles) else None
-        found = role_statistics(self.model, batch, self.statistics, reference)
-        return Outputs(batch, found, output_head(self.model).weight.shape[0])
+        coefficient = router_coefficient(self.model, self.router_aux_loss_coef)
+        hidden, balance = run_trunk(self.model, batch, balance=coefficient > 0)
+        head = output_head(self.model)
+        found = role_statistics(head, hidden, batch, self.statistics, reference)
+        return Outputs(batch, found, head.weight.shape[0], None if balance is None else coefficient * balance)
 
     def _compared(self, roles: Iterable[str]) -> list[str]:
         return [role for role in roles if compares(self.statistics[role])]
