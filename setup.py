@@ -12,7 +12,7 @@ EXTRAS = {
     "triton": ["triton>=3.4; platform_system == 'Linux'"],  # PyTorch's CUDA wheels bring the Triton that suits them
     "flash": ["flash-attn>=2.8; platform_system == 'Linux'"],
     "eval": ["lm_eval>=0.4.9"],
-    "stress": ["bitsandbytes>=0.48"],
+    "quantization": ["bitsandbytes>=0.48; platform_system == 'Linux'"],
     "bench": [  # what the kernels are compared with
         "liger-kernel>=0.8.5; platform_system == 'Linux'",
         "cut-cross-entropy>=25.1.1; platform_system == 'Linux'",
@@ -22,6 +22,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["docs"],
+    *EXTRAS["quantization"],
     *EXTRAS["triton"],  # its interpreter and compiler test the kernels where there is no GPU
     "build>=1.2",
     "codespell>=2.4",

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
+from lightning_unlearn.four_bit import dequantized, four_bit_options, is_four_bit, keep_trainable, without_four_bit
 from lightning_unlearn.head import causal_lm
 from lightning_unlearn.sharded_save import save_sharded
 from lightning_unlearn.sharding import decoder_layers, is_sharded
@@ -47,6 +48,7 @@ def load_causal_lm(
     dtype: str | torch.dtype | None = None,
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    load_in_4bit: bool = False,
 ) -> nn.Module:
     """Load a causal LM by name or folder (also a folder with a peft adapter); a ready module is returned as it is.
 
@@ -55,21 +57,30 @@ def load_causal_lm(
         dtype: precision of the weights (default: the checkpoint's).
         attn_implementation: transformers' attention name (default: transformers' choice).
         trust_remote_code: run code that comes with the checkpoint.
+        load_in_4bit: quantise the linear layers, see `lightning_unlearn.four_bit`.
 
     Raises:
-        ValueError: if the checkpoint cannot be found or holds no safetensors.
+        ValueError: if the checkpoint cannot be found or holds no safetensors, or cannot be quantised.
     """
     if isinstance(model, nn.Module):
+        if load_in_4bit and not is_four_bit(model):
+            raise ValueError(f"load_in_4bit must be False for a ready module, got a {type(model).__name__}")
         return model
     options = {"dtype": dtype or "auto", "use_safetensors": True, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
+    if load_in_4bit:
+        options |= four_bit_options(dtype)
     try:
-        if (Path(model) / "adapter_config.json").exists():
-            return _load_adapter(Path(model), options)
-        return AutoModelForCausalLM.from_pretrained(model, **options)
+        adapter = (Path(model) / "adapter_config.json").exists()
+        loaded = (
+            _load_adapter(Path(model), options) if adapter else AutoModelForCausalLM.from_pretrained(model, **options)
+        )
     except OSError as error:
         raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
+    if load_in_4bit:
+        keep_trainable(loaded)
+    return loaded
 
 
 def loads_apart(model: str | Path | nn.Module) -> bool:
@@ -90,6 +101,8 @@ def model_skeleton(model: str | Path, *, dtype: str | torch.dtype | None = None,
     """
     from accelerate import init_empty_weights
 
+    if options.pop("load_in_4bit", False):
+        raise ValueError("load_in_4bit must be False for a model that is sharded, got True")
     trust = options.pop("trust_remote_code", False)
     options = {name: value for name, value in options.items() if value is not None}
     try:
@@ -228,18 +241,19 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
     state = {}
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, BaseTunerLayer):
-            weight = module.get_base_layer().weight
+            weight = dequantized(module.get_base_layer().weight)
             delta = sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
             state[f"{name}.weight"] = (weight + delta).detach().to(weight.dtype)
     inner, adapted = causal_lm(model), set(state)
-    for name, value in inner.state_dict().items():
-        if "lora_" not in name:
-            state.setdefault(name.replace(".base_layer", ""), value)
+    for name, value in inner.state_dict(keep_vars=True).items():
+        if "lora_" not in name and ".weight." not in name:  # nor scales of 4-bit weights
+            state.setdefault(name.replace(".base_layer", ""), dequantized(value).detach())
     tied = dict(getattr(inner, "_tied_weights_keys", None) or {}) if inner.config.tie_word_embeddings else {}
     untie = not adapted.isdisjoint(tied.keys() | set(tied.values()))  # an adapter on one of two tied weights
-    inner.save_pretrained(folder, state_dict={name: x for name, x in state.items() if untie or name not in tied})
+    shell = without_four_bit(inner) if is_four_bit(inner) else inner
+    shell.save_pretrained(folder, state_dict={name: x for name, x in state.items() if untie or name not in tied})
     if untie:
-        config = copy.deepcopy(inner.config)
+        config = copy.deepcopy(shell.config)
         config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
         config.save_pretrained(folder)
 

@@ -70,6 +70,7 @@ class Objective(L.LightningModule):
         dtype: precision of a checkpoint's weights (default: as saved).
         attn_implementation: transformers' attention name.
         trust_remote_code: run code that comes with a checkpoint.
+        load_in_4bit: quantise the weights under LoRA (QLoRA), see `lightning_unlearn.four_bit`.
 
     Raises:
         ValueError: for an option outside its range.
@@ -98,6 +99,7 @@ class Objective(L.LightningModule):
         dtype: str | None = None,
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
+        load_in_4bit: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["model", "reference", "reference_cache", "retain", "optimizer", "lora"])
@@ -106,6 +108,8 @@ class Objective(L.LightningModule):
             raise ValueError(f"warmup_epochs must not be negative, got {warmup_epochs}")
         if (router_aux_loss_coef or 0) < 0:
             raise ValueError(f"router_aux_loss_coef must not be negative, got {router_aux_loss_coef}")
+        if load_in_4bit and lora is None and not isinstance(model, nn.Module):
+            raise ValueError("lora must be given with load_in_4bit: weights in 4 bits cannot be trained, got None")
         if scheduler not in SCHEDULES:
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULES)}, got {scheduler!r}")
         # Modules given as arguments must not become submodules under a second name, in parameters and checkpoints.
@@ -132,6 +136,7 @@ class Objective(L.LightningModule):
             "dtype": dtype,
             "attn_implementation": attn_implementation,
             "trust_remote_code": trust_remote_code,
+            "load_in_4bit": load_in_4bit,
         }
         self.model: nn.Module | None = model if isinstance(model, nn.Module) else None
         self.configured = False
