@@ -90,7 +90,7 @@ class ShardedStrategy(ModelParallelStrategy):
             return checkpoint
         checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
         whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
-        set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=whole)
+        set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=whole)
         for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
             state = _by_name(state, optimizer, self.model)
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=state, options=whole)

@@ -94,6 +94,9 @@ def cases(world: int, folder: Path) -> None:
         for of, name in product((1, 2), NAMES):
             found = weights(fit(kind, folder, world, resume=folder / f"{kind} {of}/{name}.ckpt", name=name))
             torch.save(found, folder / f"{kind} {of} {name} to {world}.pt")
+        incomplete = folder / f"{kind} 1/incomplete.ckpt"
+        with pytest.raises(ValueError, match="ckpt_path must hold every trained parameter, got one without"):
+            fit(kind, folder, world, resume=incomplete)
     if world == 2:
         _save_all(folder)
 
@@ -120,6 +123,9 @@ def folder(tmp_path_factory) -> Path:
     for kind in KINDS:
         for name in NAMES[1::2]:
             fit(kind, folder, 1, sharded=False, name=name)
+        checkpoint = torch.load(folder / f"{kind} 1/single.ckpt", weights_only=True)
+        checkpoint["state_dict"].popitem()
+        torch.save(checkpoint, folder / f"{kind} 1/incomplete.ckpt")
     spawn(1, _one, folder)
     spawn(2, cases, 2, folder)
     spawn(1, cases, 1, folder)
