@@ -290,3 +290,14 @@ def test_help_of_an_objective_lists_no_layers_of_pytorch(capsys):
     assert "torch.optim.SGD" in shown
     assert "torch.nn.modules" not in shown
     assert len(shown.splitlines()) < 150
+
+
+def test_another_optimiser_takes_nothing_from_the_default(words, capsys):
+    """AdamW's weight decay of 0.01 must not become SGD's, which has none of its own accord."""
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1", "--print_config"])
+    assert stop.value.code == 0
+    optimizer = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.SGD"
+    assert optimizer["init_args"]["lr"] == 0.1
+    assert optimizer["init_args"]["weight_decay"] == torch.optim.SGD([torch.zeros(1)]).defaults["weight_decay"] == 0
