@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.head import HasTrunk, causal_lm, output_head
+from lightning_unlearn.sharding import is_sharded
 from unlearn_kernels import TokenStatistics
 
 
@@ -77,18 +79,18 @@ def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
     if batch.attended is not None or not _packs[inner]:
         return False
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    if not window or max(batch.lengths) <= window:
-        return True
-    if inner not in _packs_beyond_window:  # a model may keep its window in the mask alone, and we make no mask
-        _packs_beyond_window[inner] = _agrees_beyond(inner, window, batch.input_ids.device)
-    return _packs_beyond_window[inner]
+    return not window or max(batch.lengths) <= window or _agrees_beyond(inner, window, batch.input_ids.device)
 
 
 @torch.no_grad()
 def _agrees_beyond(inner: nn.Module, window: int, device: torch.device) -> bool:
+    """A model may keep its window in the mask alone, and we make no mask."""
+    if inner in _packs_beyond_window:
+        return _packs_beyond_window[inner]
     probe = _probe(min(output_head(inner).weight.shape[0], 97), device, (3, window + 5))
     with evaluating(inner):
-        return _close(_packed_forward(inner, probe), _padded_forward(inner, probe))
+        _packs_beyond_window[inner] = _close(_packed_forward(inner, probe), _padded_forward(inner, probe))
+    return _packs_beyond_window[inner]
 
 
 def _trunk(inner: PreTrainedModel) -> Callable[..., Any]:
@@ -138,6 +140,11 @@ def _check_once(inner: nn.Module, device: torch.device) -> None:
                 f"model: the logits of {name} are not its output head applied to its last hidden states; {wrap}"
             )
         _packs[inner] = _can_pack(inner) and _packing_agrees(inner, probe, alone)
+    if _packs[inner] and is_sharded(inner):  # all at once: later, who has longer rows would wait for the others
+        config = inner.config.get_text_config()
+        window, longest = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", inf)
+        if window and window < longest:
+            _agrees_beyond(inner, window, device)
 
 
 def _probe(vocabulary: int, device: torch.device, lengths: tuple[int, ...] = (3, 5)) -> PackedBatch:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.initialization import no_init_weights
 
 from lightning_unlearn.head import causal_lm
-from lightning_unlearn.sharded_save import save_sharded
+from lightning_unlearn.sharded_save import save_sharded, untied
 from lightning_unlearn.sharding import decoder_layers, is_sharded
 
 
@@ -236,9 +236,7 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
     untie = not adapted.isdisjoint(tied.keys() | set(tied.values()))  # an adapter on one of two tied weights
     inner.save_pretrained(folder, state_dict={name: x for name, x in state.items() if untie or name not in tied})
     if untie:
-        config = copy.deepcopy(inner.config)
-        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
-        config.save_pretrained(folder)
+        untied(inner.config).save_pretrained(folder)
 
 
 def _is_plain_lora(model: nn.Module) -> bool:

@@ -46,13 +46,11 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> N
 
     Raises:
         ValueError: for a model whose parts cannot be told apart, that has no tensor-parallel plan, or whose heads do
-            not divide by the tensor-parallel size; for an adapter on the output head.
+            not divide by the tensor-parallel size.
     """
     inner = causal_lm(model)
     if not isinstance(inner, PreTrainedModel):
         raise ValueError(f"model must be a transformers causal LM to be sharded, got {type(inner).__name__}")
-    if hasattr(inner.get_output_embeddings(), "lora_A"):
-        raise ValueError("lora must not be on the output head of a sharded model, got target_modules with it")
     if mesh[TENSOR_PARALLEL].size() > 1:
         _tensor_parallel(inner, mesh[TENSOR_PARALLEL])
     alone = mesh.size() == 1  # still sharded, in one part: sharded checkpoints are read so
@@ -63,6 +61,19 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> N
 def is_sharded(model: nn.Module) -> bool:
     """Whether every forward of the model is shared with other processes, which must make it too."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def mesh_rank(model: nn.Module, dimension: str) -> int:
+    """This process's rank along a dimension of the mesh of a model, 0 where the model is not sharded along it."""
+    meshes = (parameter.device_mesh for parameter in model.parameters() if isinstance(parameter, DTensor))
+    return next((mesh.get_local_rank(dimension) for mesh in meshes if dimension in mesh.mesh_dim_names), 0)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes, also if its sharded weights wait in host memory."""
+    parameters = list(model.parameters())
+    sharded = next((parameter for parameter in parameters if isinstance(parameter, DTensor)), None)
+    return parameters[0].device if sharded is None else torch.device(sharded.device_mesh.device_type)
 
 
 def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device) -> None:
@@ -77,11 +88,12 @@ def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device)
     folder = Path(checkpoint)
     if not folder.is_dir():
         folder = Path(snapshot_download(str(checkpoint), allow_patterns=["*.safetensors", "*.json"]))
-    tied = inner.get_output_embeddings().weight is inner.get_input_embeddings().weight
+    embedding, head = map(_base, (inner.get_input_embeddings(), inner.get_output_embeddings()))
+    tied = head.weight is embedding.weight
     empty = {name for name, parameter in inner.named_parameters() if parameter.is_meta}
     inner._apply(lambda x: torch.empty_like(x, device=device) if x.is_meta else x)
     if tied:  # each of the two got memory of its own
-        inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
+        head.weight = embedding.weight
     weights = {name.replace(".base_layer", ""): x for name, x in inner.named_parameters() if name in empty}
     reader = HuggingFaceStorageReader(str(folder))
     if weights.keys() <= reader.read_metadata().state_dict_metadata.keys():
@@ -137,6 +149,11 @@ def decoder_layers(inner: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda item: len(item[1]))
 
 
+def _base(layer: nn.Module) -> nn.Module:
+    """The layer inside one with adapters."""
+    return getattr(layer, "base_layer", layer)
+
+
 # -- FSDP2 ------------------------------------------------------------------------------------------------------------
 
 
@@ -144,10 +161,38 @@ def _fully_shard(inner: PreTrainedModel, mesh: DeviceMesh, offload: OffloadPolic
     for unit in units(inner):
         fully_shard(unit, mesh=mesh, offload_policy=offload)
     inner.run_trunk = MethodType(lambda self, **arguments: self.base_model(**arguments), inner)
-    head = inner.get_output_embeddings()
-    head.with_weights = MethodType(lambda _, function, *tensors: function(*tensors), head)
     register_fsdp_forward_method(inner, "run_trunk")
-    register_fsdp_forward_method(head, "with_weights")  # tied: no unit of its own, and the rest is gathered anyway
+    _lend_weights(inner.get_output_embeddings())
+
+
+def _lend_weights(head: nn.Module) -> None:
+    """Add `with_weights` to an output head; tied, it is no unit of its own, and the rest is gathered anyway."""
+    head.with_weights = MethodType(lambda _, function, *tensors: function(*tensors), head)
+    register_fsdp_forward_method(head, "with_weights")
+    _base(head).with_weights = head.with_weights  # one unit with its adapters
+
+
+def frozen_copy(head: nn.Linear) -> nn.Linear:
+    """Copy a sharded output head as it is now: frozen, sharded in the same way, never whole on a process for long.
+
+    Args:
+        head: its weights not gathered.
+    """
+    weight = head.weight
+    mesh, dimensions = weight.device_mesh, weight.device_mesh.mesh_dim_names
+    outputs, inputs = weight.shape
+    copy = nn.Linear(inputs, outputs, head.bias is not None, "meta", weight.dtype).requires_grad_(False)
+    if TENSOR_PARALLEL in dimensions:
+        parallelize_module(copy, mesh[TENSOR_PARALLEL], ColwiseParallel())
+    if DATA_PARALLEL in dimensions:
+        offload = CPUOffloadPolicy() if weight.device.type != mesh.device_type else OffloadPolicy()
+        fully_shard(copy, mesh=mesh[DATA_PARALLEL], reshard_after_forward=True, offload_policy=offload)
+        _lend_weights(copy)
+    copy._apply(lambda x: torch.empty_like(x, device=weight.device))
+    with torch.no_grad():
+        for name, parameter in copy.named_parameters():
+            parameter.copy_(getattr(head, name))
+    return copy
 
 
 def units(inner: PreTrainedModel) -> list[nn.Module]:
@@ -218,14 +263,21 @@ def _tensor_parallel(inner: PreTrainedModel, mesh: DeviceMesh) -> None:
         count = getattr(config, name, None)
         if count and count % mesh.size():
             raise ValueError(f"tensor_parallel_size must divide {name} = {count}, got {mesh.size()}")
-    embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    embedding, head = map(_base, (inner.get_input_embeddings(), inner.get_output_embeddings()))
+    if inner.get_input_embeddings() is not embedding and hasattr(embedding, "embed_scale"):
+        raise ValueError(
+            f"lora must not be on the scaled embedding of {type(inner).__name__} where tensor_parallel_size is "
+            f"{mesh.size()}, got target_modules with it"
+        )
     tied = head.weight is embedding.weight
     for module, style in _plan(inner, config.base_model_tp_plan):
         parallelize_module(module, mesh, style)
     parallelize_module(embedding, mesh, RowwiseParallel(input_layouts=Replicate()))
     if tied:  # cutting both would leave two parameters where one was
         head.weight = embedding.weight
-    parallelize_module(head, mesh, ColwiseParallel(output_layouts=Replicate()))
+    ups = getattr(inner.get_output_embeddings(), "lora_B", nn.ModuleDict()).values()  # cut as the head is
+    for module in (head, *ups):
+        parallelize_module(module, mesh, ColwiseParallel(output_layouts=Replicate()))
     if tied:
         head.weight = embedding.weight
 
@@ -238,7 +290,7 @@ def _plan(inner: PreTrainedModel, plan: dict[str, str]) -> Iterable[tuple[nn.Mod
             continue
         if kinds[0] not in _STYLES:
             raise ValueError(f"tensor_parallel_size must be 1 for {type(inner).__name__}: {name} is {kinds[0]!r}")
-        yield getattr(module, "base_layer", module), _STYLES[kinds[0]]()
+        yield _base(module), _STYLES[kinds[0]]()
         if hasattr(module, "lora_A") and kinds[0] in _ADAPTER:
             factor, style = _ADAPTER[kinds[0]]
             for adapter in getattr(module, factor).values():

@@ -284,9 +284,8 @@ class Objective(L.LightningModule):
             self._shard()
 
     def _shard(self) -> None:
-        if self.needs_reference and self.reference == "cache":
-            raise ValueError('reference must not be "cache" for a model that is sharded: set it to "adapter" or "copy"')
-        reference = self.reference_model() if self.needs_reference else None  # copied while the weights are whole
+        held = self.needs_reference and self.reference != "cache"
+        reference = self.reference_model() if held else None  # copied while the weights are whole
         copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []
         device = torch.device("cpu" if self.cpu_offload else self.device_mesh.device_type)
         for model in (self.model, *copies):
@@ -320,7 +319,8 @@ class Objective(L.LightningModule):
         """Cache the rows of a stage in the run's precision, and on its device."""
         trainer = self.trainer
         trainer.precision_plugin.convert_module(self.model)
-        self.model.to(trainer.strategy.root_device)
+        if self.device_mesh is None or not self.cpu_offload:
+            self.model.to(trainer.strategy.root_device)
         folder = self.reference_cache or Path(trainer.default_root_dir) / "reference_cache"
         if trainer.fast_dev_run and self.reference_cache is None:  # which leaves nothing behind
             self._scratch = TemporaryDirectory()
