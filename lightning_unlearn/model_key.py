@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from hashlib import blake2b
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from lightning_unlearn.head import causal_lm, plain_class
 from lightning_unlearn.sharded_save import whole
 from lightning_unlearn.sharding import device_of, is_sharded
 
+T = TypeVar("T")
 LARGE = 2_000_000_000  # bytes that take seconds to hash
 # What of a configuration says where a model came from or how it runs, not what it computes.
 NOT_THE_MODEL = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
@@ -59,15 +61,14 @@ def _shared_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         for i, (name, tensor) in enumerate(_progress(tensors.items(), tensors)):
             gathered = whole(tensor)
             if i % world == rank:
-                for earlier in mine.values():
-                    earlier.result()  # no more than one waits in memory
+                wait(mine.values())  # no more than one is held
                 mine[name] = pool.submit(_digest, gathered)
     of_ranks: list[dict[str, str]] = [{}] * world
     dist.all_gather_object(of_ranks, {name: future.result() for name, future in mine.items()})
     return {name: digest for of_rank in of_ranks for name, digest in of_rank.items()}
 
 
-def _progress(each, tensors: Mapping[str, Tensor]):
+def _progress(each: Iterable[T], tensors: Mapping[str, Tensor]) -> Iterable[T]:
     large = sum(tensor.nbytes for tensor in tensors.values()) > LARGE
     first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
     return tqdm(each, "hash of the model", len(tensors), disable=None if large and first else True)

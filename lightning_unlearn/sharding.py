@@ -173,7 +173,7 @@ def _lend_weights(head: nn.Module) -> None:
 
 
 def frozen_copy(head: nn.Linear) -> nn.Linear:
-    """Copy a sharded output head as it is now: frozen, sharded in the same way, never whole on a process for long.
+    """Copy a sharded output head as it is now: frozen, and sharded in the same way, so whole only while it is used.
 
     Args:
         head: its weights not gathered.

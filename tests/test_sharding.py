@@ -181,6 +181,21 @@ def all_parity_cases(world: int, folder: Path) -> None:
             raise AssertionError(f"{case}: {error}") from error
     rows_of_other_lengths()
     hashed_in_turns(MESHES[world][0])
+    for mesh in MESHES[world]:
+        a_cache_serves_sharded_models_and_whole_ones(mesh, folder / f"shared {mesh}")
+
+
+def a_cache_serves_sharded_models_and_whole_ones(mesh: tuple[int, int], folder: Path) -> None:
+    def objective(sharded: bool) -> Objective:
+        made = objective_of("cached head", "llama", tied=True)
+        return on_mesh(made, mesh) if sharded else made
+
+    compute = ReferenceCache._compute
+    for first in (False, True):
+        objective(first).cache_reference([pack(ROWS)], folder / str(first))
+        ReferenceCache._compute = lambda *_, **__: pytest.fail("computed again")
+        objective(not first).cache_reference([pack(ROWS)], folder / str(first))
+        ReferenceCache._compute = compute
 
 
 def rows_of_other_lengths() -> None:

@@ -228,8 +228,8 @@ class Objective(L.LightningModule):
     def cache_reference(self, batches: Iterable[Batch], folder: str | Path | None = None) -> None:
         """Store what the model says, as it is now, of every row that `losses` will compare; for reference="cache".
 
-        A Trainer's `setup` does it for all batches to come. What the folder holds already is not computed again: of the
-        same weights, configuration and precision, and of rows with the same tokens. Further calls add rows.
+        A Trainer's `setup` does it for all batches to come. What the folder holds already, of the same weights,
+        configuration, precision and tokens, is not computed again. Further calls add rows; all processes must call it.
 
         Args:
             batches: what `losses` takes.
