@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.head import HasTrunk, causal_lm, output_head
 from lightning_unlearn.mixture import load_balancing_loss
-from lightning_unlearn.sharding import is_sharded
+from lightning_unlearn.parts import is_sharded
 from unlearn_kernels import TokenStatistics
 
 
@@ -92,19 +93,19 @@ def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
     if batch.attended is not None or not _packs[inner]:
         return False
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    beyond = bool(window) and max(batch.lengths) > window
-    # A model may keep its window in the mask alone, and we make no mask. Processes that share each forward try it
-    # together, whether their own rows are so long or not.
-    if window and inner not in _packs_beyond_window and (beyond or is_sharded(inner)):
-        _packs_beyond_window[inner] = _agrees_beyond(inner, window, batch.input_ids.device)
-    return not beyond or _packs_beyond_window[inner]
+    return not window or max(batch.lengths) <= window or _agrees_beyond(inner, window, batch.input_ids.device)
 
 
 @torch.no_grad()
 def _agrees_beyond(inner: nn.Module, window: int, device: torch.device) -> bool:
+    """A model may keep its window in the mask alone, and we make no mask."""
+    if inner in _packs_beyond_window:
+        return _packs_beyond_window[inner]
     probe = _probe(min(output_head(inner).weight.shape[0], 97), device, (3, window + 5))
     with evaluating(inner):
-        return _close(_packed_forward(inner, probe)[0], _padded_forward(inner, probe)[0])
+        same = _close(_packed_forward(inner, probe)[0], _padded_forward(inner, probe)[0])
+    _packs_beyond_window[inner] = same
+    return same
 
 
 def _trunk(inner: PreTrainedModel) -> Callable[..., Any]:
@@ -159,6 +160,11 @@ def _check_once(inner: nn.Module, device: torch.device) -> None:
                 f"model: the logits of {name} are not its output head applied to its last hidden states; {wrap}"
             )
         _packs[inner] = _can_pack(inner) and _packing_agrees(inner, probe, alone)
+    if _packs[inner] and is_sharded(inner):  # all at once: later, who has longer rows would wait for the others
+        config = inner.config.get_text_config()
+        window, longest = getattr(config, "sliding_window", None), getattr(config, "max_position_embeddings", inf)
+        if window and window < longest:
+            _agrees_beyond(inner, window, device)
 
 
 def _probe(vocabulary: int, device: torch.device, lengths: tuple[int, ...] = (3, 5)) -> PackedBatch:

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Shard
 from transformers import PreTrainedModel
 
+from lightning_unlearn.parts import whole
 from unlearn_kernels import TokenStatistics, linear_token_statistics
 
 DATA_PARALLEL, TENSOR_PARALLEL = "data_parallel", "tensor_parallel"  # Lightning's names of the dimensions of a mesh
@@ -33,12 +34,21 @@ class LowRank:
         b: [V, r].
         scale: alpha / r.
         dropout: module that hidden states pass first, or None.
+        layers: whose weights a and b are, where they may be sharded and must be read when they are used.
     """
 
     a: Tensor
     b: Tensor
     scale: float = 1.0
     dropout: nn.Module | None = None
+    layers: tuple[nn.Module, nn.Module] | None = None
+
+    def now(self) -> LowRank:
+        """Return the adapter with the weights that its layers have now, or with this rank's rows of b."""
+        if self.layers is None:
+            return self
+        a, b = (layer.weight for layer in self.layers)
+        return replace(self, a=a, b=b.to_local() if isinstance(b, DTensor) else b)
 
     def down(self, hidden: Tensor) -> Tensor:
         """Return scale * dropout(hidden) A^T, [N, r], in the dtype of the hidden states."""
@@ -71,8 +81,9 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., D]; for checks, never on a training path."""
         if isinstance(self.weight, DTensor):
-            whole = (None if x is None else x.full_tensor() for x in (self.weight, self.bias))
-            return replace(self, **dict(zip(("weight", "bias"), whole, strict=True))).logits(hidden)
+            adapters = tuple(replace(adapter, a=whole(adapter.a), b=whole(adapter.b)) for adapter in self.adapters)
+            bias = None if self.bias is None else whole(self.bias)
+            return replace(self, weight=whole(self.weight), bias=bias, adapters=adapters).logits(hidden)
         z = nn.functional.linear(hidden, self.weight, self.bias)
         for adapter in self.adapters:
             z = z + nn.functional.linear(adapter.down(hidden), adapter.b.to(hidden.dtype))
@@ -99,21 +110,18 @@ class Head:
             reference: the reference model's head; one with the same weight serves both models in one product.
             options: passed on to `unlearn_kernels.linear_token_statistics`.
         """
-        down = [adapter.down(hidden) for adapter in self.adapters]
 
-        def compute(hidden: Tensor, down: Tensor | None, theirs: Tensor | None) -> tuple[Tensor, ...]:
-            found = self._statistics(hidden, down, theirs, targets, fields, reference, options)
+        def compute(hidden: Tensor, theirs: Tensor | None) -> tuple[Tensor, ...]:
+            found = self._statistics(hidden, theirs, targets, fields, reference, options)
             return tuple(getattr(found, field) for field in fields)
 
-        tensors = (hidden, torch.cat(down, dim=-1) if down else None, reference_hidden)
         other = reference.layer if reference is not None and reference.layer is not self.layer else None
-        values = with_weights(other, lambda *x: with_weights(self.layer, compute, *x), *tensors)
+        values = with_weights(other, lambda *x: with_weights(self.layer, compute, *x), hidden, reference_hidden)
         return TokenStatistics(**dict(zip(fields, values, strict=True)))
 
     def _statistics(
         self,
         hidden: Tensor,
-        adapter_hidden: Tensor | None,
         reference_hidden: Tensor | None,
         targets: Tensor,
         fields: tuple[str, ...],
@@ -124,8 +132,11 @@ class Head:
         if reference is not None and not self._is(reference):
             theirs = (None if x is None else x.detach() for x in reference._local(group)[:2])
             options = dict(zip(("reference_weight", "reference_bias"), theirs, strict=True)) | options
-        if adapter_hidden is not None:
-            options = {"adapter_weight": torch.cat([adapter.b for adapter in self.adapters], dim=-1), **options}
+        if self.adapters:
+            adapters = [adapter.now() for adapter in self.adapters]
+            down = torch.cat([adapter.down(hidden) for adapter in adapters], dim=-1)
+            up = torch.cat([adapter.b for adapter in adapters], dim=-1)
+            options = {"adapter_hidden": down, "adapter_weight": up, **options}
         return linear_token_statistics(
             hidden,
             weight,
@@ -134,7 +145,6 @@ class Head:
             bias=bias,
             softcap=self.softcap,
             logit_scale=self.logit_scale,
-            adapter_hidden=adapter_hidden,
             reference_hidden=reference_hidden,
             ignore_index=None,  # packed targets are all labelled: no need to look, nor to wait for the device
             vocab_group=group,
@@ -201,6 +211,11 @@ def causal_lm(model: nn.Module) -> nn.Module:
     return model.get_base_model()
 
 
+def plain_class(module: nn.Module) -> type:
+    """Return the class of a module; FSDP2 swaps in one of its own."""
+    return type(module).__bases__[-1] if isinstance(module, FSDPModule) else type(module)
+
+
 def output_head(model: nn.Module) -> Head:
     """Return the output head of a causal LM, with the adapters of it that are switched on.
 
@@ -217,7 +232,7 @@ def output_head(model: nn.Module) -> Head:
             f"output_head(), got {type(inner).__name__}"
         )
     layer, adapters = _without_adapters(layer)
-    kind = type(layer).__bases__[-1] if isinstance(layer, FSDPModule) else type(layer)  # FSDP2 swaps in a class
+    kind = plain_class(layer)
     if kind is not nn.Linear:
         raise ValueError(f"model: the output head must be a linear layer, or LoRA on one, got {kind.__name__}")
     config = inner.config.get_text_config()
@@ -244,6 +259,6 @@ def _without_adapters(layer: nn.Module) -> tuple[nn.Module, tuple[LowRank, ...]]
             f"{kind} in {other[0]!r}"
         )
     return layer.base_layer, tuple(
-        LowRank(layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name], layer.lora_dropout[name])
-        for name in active
+        LowRank(a.weight, b.weight, layer.scaling[name], layer.lora_dropout[name], (a, b))
+        for name, a, b in ((name, layer.lora_A[name], layer.lora_B[name]) for name in active)
     )

@@ -21,8 +21,9 @@ from transformers.initialization import no_init_weights
 
 from lightning_unlearn.four_bit import dequantized, four_bit_options, is_four_bit, keep_trainable, without_four_bit
 from lightning_unlearn.head import causal_lm
-from lightning_unlearn.sharded_save import save_sharded
-from lightning_unlearn.sharding import decoder_layers, is_sharded
+from lightning_unlearn.parts import is_sharded
+from lightning_unlearn.sharded_save import save_sharded, untied
+from lightning_unlearn.sharding import decoder_layers
 
 
 @dataclass(frozen=True)
@@ -253,9 +254,7 @@ def _save_merged(model: nn.Module, folder: Path) -> None:
     shell = without_four_bit(inner) if is_four_bit(inner) else inner
     shell.save_pretrained(folder, state_dict={name: x for name, x in state.items() if untie or name not in tied})
     if untie:
-        config = copy.deepcopy(shell.config)
-        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
-        config.save_pretrained(folder)
+        untied(shell.config).save_pretrained(folder)
 
 
 def _is_plain_lora(model: nn.Module) -> bool:

@@ -7,7 +7,8 @@ said of each row, kept on disk (`reference_cache`). It is never part of an objec
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.forward import evaluating, hidden_states
 from lightning_unlearn.head import Head, causal_lm, output_head
 from lightning_unlearn.models import load_causal_lm
-from lightning_unlearn.sharding import is_sharded
+from lightning_unlearn.parts import is_sharded, whole
 
 MODES = ("auto", "adapter", "copy", "cache", "none")
 
@@ -35,6 +36,22 @@ class Reference(Protocol):
         ...
 
 
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within it adapters take no part; afterwards the same parameters train as before (with PEFT alone: all of LoRA).
+
+    Args:
+        model: a PEFT model; sharded weights may be gathered within, which gives PEFT other parameters to see.
+    """
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, trains in trained:
+            parameter.requires_grad_(trains)
+
+
 class AdapterOff:
     """The model itself with its adapters switched off: no second model."""
 
@@ -44,12 +61,12 @@ class AdapterOff:
     @torch.no_grad()
     def hidden_states(self, batch: PackedBatch) -> Tensor:
         """See `Reference`."""
-        with self.model.disable_adapter(), evaluating(self.model):
+        with adapters_off(self.model), evaluating(self.model):
             return hidden_states(self.model, batch)
 
     def head(self) -> Head:
         """See `Reference`."""
-        with self.model.disable_adapter():
+        with adapters_off(self.model):
             return output_head(self.model)
 
 
@@ -152,4 +169,4 @@ def _adapters_start_at_zero(model: nn.Module) -> bool:
         return False
     ups = [p for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
     trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
-    return bool(ups) and not trained and not any(bool(p.detach().any()) for p in ups)
+    return bool(ups) and not trained and not any(bool(whole(p).any()) for p in ups)

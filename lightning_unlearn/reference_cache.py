@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +20,20 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from lightning_unlearn.data.packing import PackedBatch, TokenRow, pack
-from lightning_unlearn.head import Head, causal_lm, output_head
+from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, Head, causal_lm, output_head, plain_class
+from lightning_unlearn.model_key import model_key
+from lightning_unlearn.parts import device_of, is_sharded, mesh_rank
 from lightning_unlearn.reference import AdapterOff, initial_model
 from lightning_unlearn.row_store import Row, RowStore, rows_of
+from lightning_unlearn.sharding import frozen_copy
 
 Kind = Literal["log_prob", "hidden"]
 ABOUT = "about.json"
 TOKENS = 16_384  # of a forward of the pass, counted as padded
-LARGE = 2_000_000_000  # bytes that take seconds to hash
-# What of a configuration says where a model came from or how it runs, not what it computes.
-NOT_THE_MODEL = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 
 
 class ReferenceCache:
@@ -42,6 +42,7 @@ class ReferenceCache:
     Args:
         folder: holds a folder for each model and kind.
         model: the model with its initial weights; with adapters that do not change it yet, it is read without them.
+            One that is sharded is used by all its processes at once.
         kind: "log_prob" or "hidden".
     """
 
@@ -52,6 +53,9 @@ class ReferenceCache:
         self.folder = Path(folder) / self.key
         self.store = RowStore(self.folder)
         self._model = model
+        # Processes that cut layers between them compute the same rows, and the first of them writes.
+        self._share = mesh_rank(model, DATA_PARALLEL) if is_sharded(model) else _rank()
+        self._writes = mesh_rank(model, TENSOR_PARALLEL) == 0
         self._head = _initial_head(self.reader.head()) if kind == "hidden" else None
         self._initial = True  # whether the weights are known to be the initial ones
 
@@ -61,32 +65,35 @@ class ReferenceCache:
         Raises:
             ValueError: if rows are missing and the model is no longer the initial one, or differs between processes.
         """
-        missing = {key: row for key, row in rows.items() if key not in self.store}
-        plans = _gather((self.key, {key: len(row.ids) for key, row in missing.items()}))
-        if len({key for key, _ in plans}) > 1:
-            raise ValueError(f"reference: every process must hold the same initial model, got {len(plans)} that differ")
-        lengths = {key: length for _, plan in plans for key, length in plan.items()}
+        missing = {key: len(row.ids) for key, row in rows.items() if key not in self.store}
+        answers = _gather((self.key, self._share, missing))
+        if len({key for key, *_ in answers}) > 1:
+            raise ValueError(
+                f"reference: every process must hold the same initial model, got {len(answers)} that differ"
+            )
+        plans = {share: plan for _, share, plan in reversed(answers)}  # of those that share one, the first's
+        lengths = {key: length for plan in plans.values() for key, length in plan.items()}
         if not lengths:
             self._initial = False
             return
         self._check_initial(len(lengths))
         self._announce(len(lengths), sum(lengths.values()))
-        shares = [_cut(share, lengths) for share in share_rows([plan for _, plan in plans])]
-        self._compute(shares[_rank()], missing, forwards=max(map(len, shares)))
+        shares = [_cut(share, lengths) for share in share_rows([plans[share] for share in sorted(plans)])]
+        self._compute(shares[self._share], rows, forwards=max(map(len, shares)))
         _gather(None)  # nobody looks before all have written
         self.store.reload()
         self._initial = False
 
     @torch.no_grad()
     def _compute(self, batches: Sequence[Sequence[bytes]], rows: Mapping[bytes, Row], *, forwards: int) -> None:
-        device = next(self._model.parameters()).device
+        device = device_of(self._model)
         progress = tqdm(range(forwards), desc="reference", unit="batch", disable=None if _rank() == 0 else True)
-        with self.store.writer() as part:
+        with self.store.writer() if self._writes else nullcontext() as part:
             for i in progress:
                 # All processes make as many forwards: with a sharded model they wait for each other in each.
                 chosen = [rows[key] for key in batches[i]] if i < len(batches) else [_ANY]
                 values = self._values(_packed(chosen).to(device)).cpu()
-                if i < len(batches):
+                if part is not None and i < len(batches):
                     each = values.split([len(row.targets) for row in chosen])
                     part.append(dict(zip(batches[i], each, strict=True)))
 
@@ -111,19 +118,19 @@ class ReferenceCache:
 
     def _announce(self, rows: int, tokens: int) -> None:
         """Say what is about to be computed, and, aloud, what lies there that is of no use."""
-        root = self.folder.parent
+        root, name = self.folder.parent, plain_class(causal_lm(self._model)).__name__
         if not self.folder.exists():
             others = [_describe(file) for file in sorted(root.glob(f"*/{ABOUT}"))]
             if others:
                 rank_zero_warn(
-                    f"reference cache {root}: {', '.join(others)} cannot serve {self.kind} values of this "
-                    f"{type(causal_lm(self._model)).__name__}, whose weights, configuration, precision or kind are "
-                    f"others; a new cache is made beside it, {self.key}"
+                    f"reference cache {root}: {', '.join(others)} cannot serve {self.kind} values of this {name}, "
+                    "whose weights, configuration, precision or kind are others; a new cache is made beside it, "
+                    f"{self.key}"
                 )
         rank_zero_info(f"reference cache {self.folder}: {rows} rows ({tokens} tokens) beside {len(self.store)}")
         if _rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            about = {"kind": self.kind, "model": type(causal_lm(self._model)).__name__, "source": _source(self._model)}
+            about = {"kind": self.kind, "model": name, "source": _source(self._model)}
             (self.folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
     def attach(self, batch: PackedBatch, roles: Iterable[str]) -> PackedBatch:
@@ -154,7 +161,7 @@ class ReferenceCache:
         if self._head is None:
             return self.reader.head()
         weight = output_head(self._model).weight
-        if self._head.weight.device != weight.device:
+        if self._head.layer is None and self._head.weight.device != weight.device:
             bias = None if self._head.bias is None else self._head.bias.to(weight.device)
             self._head = replace(self._head, weight=self._head.weight.to(weight.device), bias=bias)
         return self._head
@@ -205,45 +212,13 @@ def share_rows(plans: Sequence[Mapping[bytes, int]]) -> list[list[bytes]]:
     return shares
 
 
-def model_key(model: nn.Module, kind: Kind, *, adapters: bool = True) -> str:
-    """Hash what the values depend on beside the row: weights, configuration, precision, and the kind of value.
-
-    Args:
-        model: a causal LM, with LoRA or not.
-        kind: kind of the values.
-        adapters: whether LoRA adapters take part; without them the key is that of the model without LoRA.
-    """
-    inner = causal_lm(model)
-    tensors = {n: tensor for n, tensor in inner.state_dict().items() if adapters or "lora_" not in n}
-    config = inner.config.to_dict() if hasattr(inner, "config") else {}
-    device = next(inner.parameters()).device.type
-    about = {
-        "kind": kind,
-        "class": type(inner).__name__,
-        "config": {name: value for name, value in config.items() if name not in NOT_THE_MODEL},
-        "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
-        "adapters": {n: dict(m.scaling) for n, m in inner.named_modules() if adapters and hasattr(m, "lora_A")},
-        "weights": dict(zip((n.replace("base_layer.", "") for n in tensors), _digests(tensors), strict=True)),
-    }
-    return blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
-
-
-def _digests(tensors: Mapping[str, Tensor]) -> list[str]:
-    large = sum(tensor.nbytes for tensor in tensors.values()) > LARGE
-    with ThreadPoolExecutor(8) as pool:  # hashing lets go of the interpreter
-        each = pool.map(_digest, tensors.values())
-        return list(tqdm(each, "hash of the model", len(tensors), disable=None if large and _rank() == 0 else True))
-
-
-def _digest(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{tensor.dtype} {tuple(tensor.shape)} {blake2b(content.data, digest_size=16).hexdigest()}"
-
-
 def _initial_head(head: Head) -> Head | None:
     """A copy of a head that trains; None for one that stays as it is."""
     if not head.weight.requires_grad and not (head.bias is not None and head.bias.requires_grad):
         return None
+    if isinstance(head.weight, DTensor):
+        layer = frozen_copy(head.layer)
+        return replace(head, weight=layer.weight, bias=layer.bias, layer=layer)
     bias = None if head.bias is None else head.bias.detach().clone()
     return replace(head, weight=head.weight.detach().clone(), bias=bias, layer=None)  # not the live layer's
 

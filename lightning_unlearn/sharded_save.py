@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from lightning_unlearn.head import causal_lm
-from lightning_unlearn.sharding import whole
+from lightning_unlearn.parts import whole
 
 FILE_BYTES = 5 * 10**9  # what rank 0 holds at most, beside the weight that made it so much
 
@@ -41,7 +43,8 @@ def save_sharded(model: nn.Module, folder: Path, *, merge_lora: bool = True, fil
     if files is not None:
         files.close()
         inner = causal_lm(model)
-        inner.config.save_pretrained(folder)
+        config = untied(inner.config) if _comes_untied(inner) else inner.config
+        config.save_pretrained(folder)
         if inner.can_generate():
             inner.generation_config.save_pretrained(folder)
 
@@ -55,16 +58,34 @@ def _weights(inner: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, value in inner.state_dict(keep_vars=True).items():
         if "lora_" in name or id(value) in seen:
             continue
-        seen.add(id(value))
+        if not _comes_untied(inner):
+            seen.add(id(value))
         weight, layer = whole(value.detach()), adapted.get(name.removesuffix(".base_layer.weight"))
         if layer is not None and name.endswith(".base_layer.weight"):
             weight = (weight + sum(_delta(layer, adapter) for adapter in layer.active_adapters)).to(weight.dtype)
         yield name.replace(".base_layer", ""), weight
 
 
+def _comes_untied(inner: nn.Module) -> bool:
+    """Whether embedding and head are one weight, of which an adapter is to change one use."""
+    ends = inner.get_input_embeddings(), inner.get_output_embeddings()
+    return ends[0].weight is ends[1].weight and any(hasattr(end, "lora_A") for end in ends)
+
+
+def untied(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy of a configuration that says that the head has weights of its own."""
+    config = copy.deepcopy(config)
+    config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    return config
+
+
 def _delta(layer: nn.Module, adapter: str) -> Tensor:
-    product = whole(layer.lora_B[adapter].weight) @ whole(layer.lora_A[adapter].weight)
-    return layer.scaling[adapter] * (product.T if layer.fan_in_fan_out else product)
+    if adapter in layer.lora_A:
+        up, down, transposed = layer.lora_B[adapter].weight, layer.lora_A[adapter].weight, layer.fan_in_fan_out
+    else:  # an embedding's
+        up, down, transposed = layer.lora_embedding_B[adapter], layer.lora_embedding_A[adapter], True
+    product = whole(up) @ whole(down)
+    return layer.scaling[adapter] * (product.T if transposed else product)
 
 
 class _Files:

@@ -35,11 +35,12 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, causal_lm
+from lightning_unlearn.parts import whole
 
 
 def shard(
@@ -55,13 +56,11 @@ def shard(
 
     Raises:
         ValueError: for a model whose parts cannot be told apart, that has no tensor-parallel plan, or whose heads do
-            not divide by the tensor-parallel size; for an adapter on the output head.
+            not divide by the tensor-parallel size.
     """
     inner = causal_lm(model)
     if not isinstance(inner, PreTrainedModel):
         raise ValueError(f"model must be a transformers causal LM to be sharded, got {type(inner).__name__}")
-    if hasattr(inner.get_output_embeddings(), "lora_A"):
-        raise ValueError("lora must not be on the output head of a sharded model, got target_modules with it")
     if mesh[TENSOR_PARALLEL].size() > 1:
         _tensor_parallel(inner, mesh[TENSOR_PARALLEL])
     alone = mesh.size() == 1  # still sharded, in one part: sharded checkpoints are read so
@@ -70,11 +69,6 @@ def shard(
         offload = CPUOffloadPolicy(pin_memory=pinned) if cpu_offload else OffloadPolicy()
         mixed = MixedPrecisionPolicy(param_dtype=compute_dtype, reduce_dtype=torch.float32 if compute_dtype else None)
         _fully_shard(inner, mesh[DATA_PARALLEL], offload_policy=offload, mp_policy=mixed)
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether every forward of the model is shared with other processes, which must make it too."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device) -> None:
@@ -89,11 +83,12 @@ def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device)
     folder = Path(checkpoint)
     if not folder.is_dir():
         folder = Path(snapshot_download(str(checkpoint), allow_patterns=["*.safetensors", "*.json"]))
-    tied = inner.get_output_embeddings().weight is inner.get_input_embeddings().weight
+    embedding, head = map(_base, (inner.get_input_embeddings(), inner.get_output_embeddings()))
+    tied = head.weight is embedding.weight
     empty = {name for name, parameter in inner.named_parameters() if parameter.is_meta}
     inner._apply(lambda x: torch.empty_like(x, device=device) if x.is_meta else x)
     if tied:  # each of the two got memory of its own
-        inner.get_output_embeddings().weight = inner.get_input_embeddings().weight
+        head.weight = embedding.weight
     weights = {name.replace(".base_layer", ""): x for name, x in inner.named_parameters() if name in empty}
     reader = HuggingFaceStorageReader(str(folder))
     if weights.keys() <= reader.read_metadata().state_dict_metadata.keys():
@@ -137,20 +132,6 @@ def clip_gradients(
             gradient.clamp_(-value, value)
 
 
-def whole(x: Tensor) -> Tensor:
-    """A tensor gathered from all processes, each of which must ask for it; one that is not sharded as it is."""
-    # Parts that are kept on the host travel by the device, which has the processes' connection.
-    return x.to(x.device_mesh.device_type).full_tensor() if isinstance(x, DTensor) else x
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model computes: a part of it may be kept on the host between uses."""
-    parameter = next(model.parameters())
-    if not isinstance(parameter, DTensor) or parameter.device_mesh.device_type == "cpu":
-        return parameter.device
-    return torch.device(parameter.device_mesh.device_type, torch.accelerator.current_device_index())
-
-
 def decoder_layers(inner: nn.Module) -> tuple[str, nn.ModuleList]:
     """Name and list of a model's decoder layers: its longest list of modules.
 
@@ -163,6 +144,11 @@ def decoder_layers(inner: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda item: len(item[1]))
 
 
+def _base(layer: nn.Module) -> nn.Module:
+    """The layer inside one with adapters."""
+    return getattr(layer, "base_layer", layer)
+
+
 # -- FSDP2 ------------------------------------------------------------------------------------------------------------
 
 
@@ -170,10 +156,38 @@ def _fully_shard(inner: PreTrainedModel, mesh: DeviceMesh, **policies: Any) -> N
     for unit in units(inner):
         fully_shard(unit, mesh=mesh, **policies)
     inner.run_trunk = MethodType(lambda self, **arguments: self.base_model(**arguments), inner)
-    head = inner.get_output_embeddings()
-    head.with_weights = MethodType(lambda _, function, *tensors: function(*tensors), head)
     register_fsdp_forward_method(inner, "run_trunk")
-    register_fsdp_forward_method(head, "with_weights")  # tied: no unit of its own, and the rest is gathered anyway
+    _lend_weights(inner.get_output_embeddings())
+
+
+def _lend_weights(head: nn.Module) -> None:
+    """Add `with_weights` to an output head; tied, it is no unit of its own, and the rest is gathered anyway."""
+    head.with_weights = MethodType(lambda _, function, *tensors: function(*tensors), head)
+    register_fsdp_forward_method(head, "with_weights")
+    _base(head).with_weights = head.with_weights  # one unit with its adapters
+
+
+def frozen_copy(head: nn.Linear) -> nn.Linear:
+    """Copy a sharded output head as it is now: frozen, and sharded in the same way, so whole only while it is used.
+
+    Args:
+        head: its weights not gathered.
+    """
+    weight = head.weight
+    mesh, dimensions = weight.device_mesh, weight.device_mesh.mesh_dim_names
+    outputs, inputs = weight.shape
+    copy = nn.Linear(inputs, outputs, head.bias is not None, "meta", weight.dtype).requires_grad_(False)
+    if TENSOR_PARALLEL in dimensions:
+        parallelize_module(copy, mesh[TENSOR_PARALLEL], ColwiseParallel())
+    if DATA_PARALLEL in dimensions:
+        offload = CPUOffloadPolicy() if weight.device.type != mesh.device_type else OffloadPolicy()
+        fully_shard(copy, mesh=mesh[DATA_PARALLEL], reshard_after_forward=True, offload_policy=offload)
+        _lend_weights(copy)
+    copy._apply(lambda x: torch.empty_like(x, device=weight.device))
+    with torch.no_grad():
+        for name, parameter in copy.named_parameters():
+            parameter.copy_(getattr(head, name))
+    return copy
 
 
 def units(inner: PreTrainedModel) -> list[nn.Module]:
@@ -244,14 +258,21 @@ def _tensor_parallel(inner: PreTrainedModel, mesh: DeviceMesh) -> None:
         count = getattr(config, name, None)
         if count and count % mesh.size():
             raise ValueError(f"tensor_parallel_size must divide {name} = {count}, got {mesh.size()}")
-    embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    embedding, head = map(_base, (inner.get_input_embeddings(), inner.get_output_embeddings()))
+    if inner.get_input_embeddings() is not embedding and hasattr(embedding, "embed_scale"):
+        raise ValueError(
+            f"lora must not be on the scaled embedding of {type(inner).__name__} where tensor_parallel_size is "
+            f"{mesh.size()}, got target_modules with it"
+        )
     tied = head.weight is embedding.weight
     for module, style in _plan(inner, config.base_model_tp_plan):
         parallelize_module(module, mesh, style)
     parallelize_module(embedding, mesh, RowwiseParallel(input_layouts=Replicate()))
     if tied:  # cutting both would leave two parameters where one was
         head.weight = embedding.weight
-    parallelize_module(head, mesh, ColwiseParallel(output_layouts=Replicate()))
+    ups = getattr(inner.get_output_embeddings(), "lora_B", nn.ModuleDict()).values()  # cut as the head is
+    for module in (head, *ups):
+        parallelize_module(module, mesh, ColwiseParallel(output_layouts=Replicate()))
     if tied:
         head.weight = embedding.weight
 
@@ -264,7 +285,7 @@ def _plan(inner: PreTrainedModel, plan: dict[str, str]) -> Iterable[tuple[nn.Mod
             continue
         if kinds[0] not in _STYLES:
             raise ValueError(f"tensor_parallel_size must be 1 for {type(inner).__name__}: {name} is {kinds[0]!r}")
-        yield getattr(module, "base_layer", module), _STYLES[kinds[0]]()
+        yield _base(module), _STYLES[kinds[0]]()
         if hasattr(module, "lora_A") and kinds[0] in _ADAPTER:
             factor, style = _ADAPTER[kinds[0]]
             for adapter in getattr(module, factor).values():

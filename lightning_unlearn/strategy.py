@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from lightning_unlearn.sharding import whole
+from lightning_unlearn.parts import whole
 
 PARTIAL, BEFORE = ".partial", ".before"
 GRADIENTS = "gradients"  # folder in a checkpoint

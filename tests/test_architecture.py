@@ -16,7 +16,7 @@ SOURCES = sorted((ROOT / "lightning_unlearn").rglob("*.py"))
 KERNELS = sorted((ROOT / "kernels/unlearn_kernels").rglob("*.py"))
 FOUNDATIONS = (
     *("losses", "models", "forward", "head", "attention", "metrics", "usage"),
-    *("reference", "reference_cache", "row_store", "upcoming"),
+    *("reference", "reference_cache", "model_key", "row_store", "upcoming"),
 )
 ABOVE = ("objectives", "evaluation", "report", "callbacks", "cli", "trainer_cli", "export", "demo", "purge")
 COMMANDS = ("cli", "trainer_cli", "demo")

@@ -9,6 +9,7 @@ from lightning_unlearn.data.packing import pack
 from lightning_unlearn.forward import token_statistics
 from lightning_unlearn.models import Lora, add_lora
 from lightning_unlearn.objectives.gradient_difference import GradientDifference
+from lightning_unlearn.objectives.npo import NPO
 from lightning_unlearn.reference import AdapterOff, Frozen, make_reference
 from tests.dense import ROWS, SIZES, tiny
 
@@ -64,6 +65,16 @@ def test_the_adapter_is_on_again_afterwards_and_trains():
     assert torch.equal(token_statistics(model, BATCH).log_prob, before)
     assert all("lora_" in name for name, p in model.named_parameters() if p.requires_grad)
     assert any(p.requires_grad for p in model.parameters())
+
+
+def test_adapters_that_do_not_train_stay_so():
+    """PEFT lets all of them train once they are on again."""
+    objective = NPO(tiny(), lora=Lora(), train_layers=[1])
+    objective.configure_model()
+    before = [name for name, p in objective.model.named_parameters() if p.requires_grad]
+    objective.losses(pack(ROWS))
+    assert [name for name, p in objective.model.named_parameters() if p.requires_grad] == before
+    assert all("layers.1." in name for name in before)
 
 
 def test_adapters_that_already_changed_the_model_are_compared_with_a_copy():

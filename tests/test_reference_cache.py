@@ -27,7 +27,7 @@ from lightning_unlearn.objectives.gradient_difference import GradientDifference
 from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 from lightning_unlearn.reference import Frozen, Reference
-from lightning_unlearn.reference_cache import model_key, share_rows
+from lightning_unlearn.reference_cache import share_rows
 from tests.dense import (
     HALVES,
     ROWS,
@@ -383,18 +383,6 @@ def test_another_model_or_kind_gets_a_folder_of_its_own_aloud(other, retain, tmp
     assert objective.losses(pack(ROWS))["loss"].item() == pytest.approx(start["loss"].item(), rel=1e-5)
 
 
-def test_a_key_stays_while_the_model_is_used_and_moves_when_it_trains():
-    model = tiny()
-    key = model_key(model, "hidden")
-    NPO(model, reference=tiny()).losses(pack(ROWS))
-    model.train()
-    assert model_key(model, "hidden") == key
-    assert model_key(model, "log_prob") != key
-    with torch.no_grad():
-        next(model.parameters()).view(-1)[0] += 1e-12
-    assert model_key(model, "hidden") != key
-
-
 def test_a_key_is_that_of_the_saved_model(tmp_path):
     """Where a model was saved, and in which version, says nothing about what it computes."""
     keys = []
@@ -428,12 +416,6 @@ def test_a_missing_row_is_told_by_its_role(tmp_path):
         ValueError, match=r'batch\["forget_idk"\]: 1 of 3 rows are not in the reference cache .*cache_ref'
     ):
         objective.losses(pack(rows))
-
-
-def test_a_model_that_is_to_be_sharded_is_refused(monkeypatch):
-    monkeypatch.setattr(NPO, "device_mesh", object())  # Lightning's ModelParallelStrategy sets one
-    with pytest.raises(ValueError, match='reference must not be "cache" for a model that is sharded'):
-        NPO(tiny(), reference="cache").configure_model()
 
 
 def test_a_loader_that_gives_other_rows_later(tmp_path):
@@ -616,7 +598,7 @@ def test_a_process_with_less_to_do_makes_as_many_forwards(tmp_path, forwards, mo
     mine = pack({"forget": ROWS["forget"][:1]})
     others = {bytes([i]) * 16: 9 for i in range(5)}
     monkeypatch.setattr(reference_cache, "TOKENS", 9)
-    gathered = iter([lambda v: [v, (v[0], others)], lambda v: [v, v]])
+    gathered = iter([lambda v: [v, (v[0], 1, others)], lambda v: [v, v]])
     monkeypatch.setattr(reference_cache, "_gather", lambda value: next(gathered)(value))
     objective.cache_reference([mine], tmp_path)
     assert len(forwards) == 5
@@ -625,7 +607,7 @@ def test_a_process_with_less_to_do_makes_as_many_forwards(tmp_path, forwards, mo
 
 
 def test_processes_with_different_models_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_cache, "_gather", lambda value: [value, ("another", value[1])])
+    monkeypatch.setattr(reference_cache, "_gather", lambda value: [value, ("another", 1, value[2])])
     with pytest.raises(ValueError, match="every process must hold the same initial model"):
         NPO(tiny(), reference="cache").cache_reference([pack(ROWS)], tmp_path)
 

@@ -13,14 +13,16 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.models import save_model
 from lightning_unlearn.objectives.base import Objective
-from lightning_unlearn.sharding import whole
+from lightning_unlearn.parts import whole
 from lightning_unlearn.strategy import ShardedStrategy, recover
 from tests.ranks import spawn
 from tests.test_sharding import Rows, from_folder, model_of
 
 MESHES = {1: (1, 1), 2: (2, 1)}
 STEP = 3  # of 6, in the middle of the second epoch
-KINDS = {"copy": "llama", "lora": "llama"}
+KINDS = {"copy": "llama", "cached": "llama", "lora": "llama"}
+SAVED = {"copy": False, "lora": False, "head": True}  # whether tied: an adapter on the head unties what is saved
+MESHES_SAVED = ((2, 1), (1, 2))
 # Checkpoints: folders or single files, after a step or in the middle of one, whose gradients they hold then.
 NAMES = ("step", "single", "middle", "middle single")
 
@@ -104,15 +106,19 @@ def cases(world: int, folder: Path) -> None:
 def _save_all(folder: Path) -> None:
     from torch.distributed.device_mesh import init_device_mesh
 
-    for kind, mesh in (("copy", (2, 1)), ("copy", (1, 2)), ("lora", (2, 1)), ("lora", (1, 2))):
-        objective = from_folder(kind, folder / "llama")
+    for (kind, tied), mesh in product(SAVED.items(), MESHES_SAVED):
+        objective = from_folder(kind, folder / ("llama tied" if tied else "llama"))
         objective._device_mesh = init_device_mesh("cpu", mesh, mesh_dim_names=("data_parallel", "tensor_parallel"))
-        objective.configure_model()
-        with torch.no_grad():
-            for name, parameter in objective.model.named_parameters():
-                if "lora_B" in name:
-                    parameter.fill_(0.1)
-        save_model(objective.model, None, folder / f"saved {kind} {mesh}")
+        _save(objective, folder / f"saved {kind} {mesh}")
+
+
+def _save(objective: Objective, folder: Path) -> None:
+    objective.configure_model()
+    with torch.no_grad():
+        for name, parameter in objective.model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    save_model(objective.model, None, folder)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +126,7 @@ def folder(tmp_path_factory) -> Path:
     """What two processes left, after one had left its checkpoints."""
     folder = tmp_path_factory.mktemp("strategy")
     model_of("llama").save_pretrained(folder / "llama")
+    model_of("llama", tied=True).save_pretrained(folder / "llama tied")
     for kind in KINDS:
         for name in NAMES[1::2]:
             fit(kind, folder, 1, sharded=False, name=name)
@@ -169,7 +176,7 @@ def _unbroken(kind: str, folder: Path, accumulate: int) -> Objective:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("mesh", MESHES_SAVED)
 def test_a_sharded_model_is_saved_as_it_is(folder, mesh):
     saved = AutoModelForCausalLM.from_pretrained(folder / f"saved copy {mesh}")
     original = AutoModelForCausalLM.from_pretrained(folder / "llama")
@@ -179,20 +186,17 @@ def test_a_sharded_model_is_saved_as_it_is(folder, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(2, 1), (1, 2)])
-def test_a_sharded_adapter_is_merged(folder, tmp_path, mesh):
-    objective = from_folder("lora", folder / "llama")
-    objective.configure_model()
-    with torch.no_grad():
-        for name, parameter in objective.model.named_parameters():
-            if "lora_B" in name:
-                parameter.fill_(0.1)
-    save_model(objective.model, None, tmp_path)
-    expected = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
-    found = AutoModelForCausalLM.from_pretrained(folder / f"saved lora {mesh}").state_dict()
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("mesh", MESHES_SAVED)
+@pytest.mark.parametrize("kind", ["lora", "head"])
+def test_a_sharded_adapter_is_merged(folder, tmp_path, kind, mesh):
+    _save(from_folder(kind, folder / ("llama tied" if SAVED[kind] else "llama")), tmp_path)
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path)
+    found = AutoModelForCausalLM.from_pretrained(folder / f"saved {kind} {mesh}")
+    assert not found.config.tie_word_embeddings
+    assert not expected.config.tie_word_embeddings
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, rtol=1e-9, atol=1e-9)
 
 
 def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(tmp_path):

@@ -23,9 +23,9 @@ from lightning_unlearn.callbacks import run_card
 from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.callbacks.throughput import StepWatch, count_tokens, peak_memory_gb, synchronize
 from lightning_unlearn.evaluation.log import SAMPLES
+from lightning_unlearn.parts import is_sharded
 from lightning_unlearn.report import write_report
 from lightning_unlearn.report.runs import CARD, METRICS, REPORT, read_object
-from lightning_unlearn.sharding import is_sharded
 
 NOTHING = {"train_seconds": 0.0, "wall_seconds": 0.0, "tokens": 0, "peak_gb": 0.0, "fits": 0}
 

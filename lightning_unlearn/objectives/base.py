@@ -248,8 +248,8 @@ class Objective(L.LightningModule):
     def cache_reference(self, batches: Iterable[Batch], folder: str | Path | None = None) -> None:
         """Store what the model says, as it is now, of every row that `losses` will compare; for reference="cache".
 
-        A Trainer's `setup` does it for all batches to come. What the folder holds already is not computed again: of the
-        same weights, configuration and precision, and of rows with the same tokens. Further calls add rows.
+        A Trainer's `setup` does it for all batches to come. What the folder holds already, of the same weights,
+        configuration, precision and tokens, is not computed again. Further calls add rows; all processes must call it.
 
         Args:
             batches: what `losses` takes.
@@ -304,9 +304,8 @@ class Objective(L.LightningModule):
             self._shard()
 
     def _shard(self) -> None:
-        if self.needs_reference and self.reference == "cache":
-            raise ValueError('reference must not be "cache" for a model that is sharded: set it to "adapter" or "copy"')
-        reference = self.reference_model() if self.needs_reference else None  # copied while the weights are whole
+        held = self.needs_reference and self.reference != "cache"
+        reference = self.reference_model() if held else None  # copied while the weights are whole
         copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []
         device = torch.device("cpu" if self.cpu_offload else self.device_mesh.device_type)
         dtype = compute_dtype(getattr(self, "_trainer", None))
@@ -341,7 +340,8 @@ class Objective(L.LightningModule):
         """Cache the rows of a stage in the run's precision, and on its device."""
         trainer = self.trainer
         trainer.precision_plugin.convert_module(self.model)
-        self.model.to(trainer.strategy.root_device)
+        if self.device_mesh is None or not self.cpu_offload:
+            self.model.to(trainer.strategy.root_device)
         folder = self.reference_cache or Path(trainer.default_root_dir) / "reference_cache"
         if trainer.fast_dev_run and self.reference_cache is None:  # which leaves nothing behind
             self._scratch = TemporaryDirectory()
