@@ -156,8 +156,8 @@ def _difference(log_p: Tensor, log_q: Tensor, delta: Tensor, work: Tensor) -> Te
     |p - q| = -max(p, q) expm1(-|delta|): exact where p and q are close, bounded where not.
     """
     larger = exp_(torch.maximum(log_p, log_q, out=log_q))
-    larger.mul_(torch.abs(delta, out=work).neg_().expm1_())
-    return larger.mul_(torch.sign(delta, out=work).neg_())
+    larger.mul_(torch.copysign(delta, -1.0, out=work).expm1_())
+    return larger.copysign_(delta)
 
 
 def _log(scale: Tensor) -> Tensor:
