@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from lightning_unlearn import attention
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.head import HasTrunk, causal_lm, output_head
+from lightning_unlearn.sharding import is_sharded
 from unlearn_kernels import TokenStatistics
 
 
@@ -77,11 +78,11 @@ def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
     if batch.attended is not None or not _packs[inner]:
         return False
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
-    if not window or max(batch.lengths) <= window:
+    if not window or (max(batch.lengths) <= window and not is_sharded(inner)):  # others may have longer rows now
         return True
     if inner not in _packs_beyond_window:  # a model may keep its window in the mask alone, and we make no mask
         _packs_beyond_window[inner] = _agrees_beyond(inner, window, batch.input_ids.device)
-    return _packs_beyond_window[inner]
+    return _packs_beyond_window[inner] or max(batch.lengths) <= window
 
 
 @torch.no_grad()

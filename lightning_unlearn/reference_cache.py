@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from tqdm import tqdm
 
 from lightning_unlearn.data.packing import PackedBatch, TokenRow, pack
 from lightning_unlearn.head import Head, causal_lm, output_head
+from lightning_unlearn.processes import gather as _gather
+from lightning_unlearn.processes import rank as _rank
 from lightning_unlearn.reference import AdapterOff, initial_model
 from lightning_unlearn.row_store import Row, RowStore, rows_of
 
@@ -280,17 +282,3 @@ def _describe(file: Path) -> str:
         return f"{file.parent.name} ({about['kind']} values, {about['model']}{source})"
     except (ValueError, KeyError, TypeError, OSError):
         return f"{file.parent.name} (unknown)"
-
-
-def _gather(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

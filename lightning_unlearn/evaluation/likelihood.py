@@ -13,6 +13,8 @@ from torch import nn
 
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.forward import evaluating, token_statistics
+from lightning_unlearn.processes import gather
+from lightning_unlearn.sharding import is_sharded
 
 FIELDS = ("log_prob", "entropy")
 
@@ -46,7 +48,8 @@ class RowLikelihood:
 def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_batch: int = 8192) -> list[RowLikelihood]:
     """Compute the likelihood of each row's labels, in the rows' order.
 
-    The model is in eval mode meanwhile.
+    The model is in eval mode meanwhile. Where it is sharded over processes, all of them must call this, each with rows
+    of its own, or with none; those that share a tensor-parallel group with the same rows.
 
     Args:
         model: a causal LM, see `lightning_unlearn.forward`.
@@ -60,8 +63,11 @@ def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_ba
         raise ValueError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
     device = next(model.parameters()).device
     found: dict[int, RowLikelihood] = {}
+    batches = list(_batches([len(row.input_ids) for row in rows], tokens_per_batch))
+    if is_sharded(model):  # all make as many forwards: they share them
+        batches += [[]] * (max(gather(len(batches))) - len(batches))
     with evaluating(model):
-        for chosen in _batches([len(row.input_ids) for row in rows], tokens_per_batch):
+        for chosen in batches:
             batch = pack({"rows": [rows[i] for i in chosen]}).to(device)
             statistics = token_statistics(model, batch, FIELDS)
             counts = [len(rows[i].targets) for i in chosen]

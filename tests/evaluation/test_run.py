@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
-from lightning_unlearn.evaluation import closer_look, run, tofu
+from lightning_unlearn.evaluation import closer_look, judge, tofu
 from lightning_unlearn.evaluation.log import read_log, redact, write_log
 from lightning_unlearn.evaluation.run import evaluate, select_rows, substitutes
 from lightning_unlearn.metrics.rouge import rouge_recall
@@ -117,7 +117,7 @@ def test_every_aggregate_follows_from_the_log(log, tmp_path):
 
 def test_an_interrupted_run_continues_and_skips_what_is_done(model, encoder, log, tmp_path, monkeypatch):
     output = tmp_path / "samples.jsonl"
-    made, original = [], run.generate
+    made, original = [], judge.generate
 
     def stop_after_two(*arguments, **options):
         if len(made) == 2:
@@ -125,16 +125,16 @@ def test_an_interrupted_run_continues_and_skips_what_is_done(model, encoder, log
         made.append(len(arguments[2]))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(run, "generate", stop_after_two)
+    monkeypatch.setattr(judge, "generate", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, encoder, SETS, batch_size=1, output=output, **OPTIONS)
-    assert made == [4, 1]  # chunks of 4 batches of 1 row
+    assert made == [1, 1]  # rounds of one batch of one row
     with output.open("a") as stream:
         stream.write('{"set": "retain", "ind')
     made.clear()
-    monkeypatch.setattr(run, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
+    monkeypatch.setattr(judge, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
     resumed = evaluate(model, encoder, SETS, batch_size=1, output=output, **OPTIONS)
-    assert sum(made) == 15
+    assert sum(made) == 18
     assert_same(resumed, log)
     assert_same(read_log(output), log)
     made.clear()
