@@ -6,15 +6,18 @@ sampling and penalties is overruled, so that numbers of different models are com
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
 from lightning_unlearn.forward import evaluating
+from lightning_unlearn.head import causal_lm
 from lightning_unlearn.processes import gather, world_size
 from lightning_unlearn.sharding import is_sharded
 
@@ -61,7 +64,7 @@ def generate(
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     idle = max(gather(len(batches))) - len(batches) if shared else 0
     outputs: list[list[int]] = [[] for _ in prompts]
-    with evaluating(model), _bar(len(prompts), progress) as bar:
+    with evaluating(model), _waiting(model) if shared else nullcontext(), _bar(len(prompts), progress) as bar:
         for rows in [*batches, *[[]] * idle]:  # all make as many batches, and in each as many forwards: they share them
             chosen = [prompts[row] for row in rows]
             ids, mask = left_pad(chosen or [[pad]], pad)
@@ -155,6 +158,20 @@ class _Draws:
             return scores
         noise = [torch.empty_like(scores[0]).exponential_(generator=generator) for generator in self.generators]
         return scores / self.temperature - torch.stack(noise).log()
+
+
+@contextmanager
+def _waiting(model: nn.Module) -> Iterator[None]:
+    """Within it logits are waited for that a cut head gathers, also those that a process drops which has finished."""
+    hook = causal_lm(model).get_output_embeddings().register_forward_hook(_wait)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _wait(head: nn.Module, inputs: tuple, logits: Tensor) -> Tensor:
+    return logits.wait() if isinstance(logits, AsyncCollectiveTensor) else logits
 
 
 def _until_stop(tokens: list[int], stops: set[int]) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +18,7 @@ from lightning_unlearn.processes import gather
 from lightning_unlearn.sharding import is_sharded
 
 FIELDS = ("log_prob", "entropy")
+_ANY = TokenRow(*(np.zeros(1, np.int64) for _ in range(3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,13 @@ def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_ba
         batches += [[]] * (max(gather(len(batches))) - len(batches))
     with evaluating(model):
         for chosen in batches:
-            batch = pack({"rows": [rows[i] for i in chosen]}).to(device)
+            batch = pack({"rows": [rows[i] for i in chosen] or [_ANY]}).to(device)
             statistics = token_statistics(model, batch, FIELDS)
-            counts = [len(rows[i].targets) for i in chosen]
-            log_prob, entropy = (getattr(statistics, field).cpu().split(counts) for field in FIELDS)
-            for i, *values in zip(chosen, log_prob, entropy, strict=True):
-                found[i] = RowLikelihood(rows[i].targets.tolist(), *(value.tolist() for value in values))
+            if chosen:
+                counts = [len(rows[i].targets) for i in chosen]
+                log_prob, entropy = (getattr(statistics, field).cpu().split(counts) for field in FIELDS)
+                for i, *values in zip(chosen, log_prob, entropy, strict=True):
+                    found[i] = RowLikelihood(rows[i].targets.tolist(), *(value.tolist() for value in values))
     return [found[i] for i in range(len(rows))]
 
 
