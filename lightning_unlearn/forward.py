@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from lightning_unlearn import attention
@@ -56,6 +57,15 @@ def token_statistics(
 
 # What our attention may take the place of, once a try has shown that the results are the same.
 REPLACED = (attention.NAME, "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that a model computes on; weights that FSDP keeps on the host between uses say otherwise."""
+    parameter = next(model.parameters())
+    kind = parameter.device_mesh.device_type if isinstance(parameter, DTensor) else parameter.device.type
+    if kind == parameter.device.type:
+        return parameter.device
+    return torch.device(kind, torch.get_device_module(kind).current_device())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
-from lightning_unlearn.forward import evaluating
+from lightning_unlearn.forward import device_of, evaluating
 from lightning_unlearn.head import causal_lm
 from lightning_unlearn.processes import gather, world_size
 from lightning_unlearn.sharding import is_sharded
@@ -59,7 +59,7 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # stable: ties stay in order
     stops = _stop_ids(model, tokenizer) | set(stop_ids)
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, *stops, 0) if i is not None)
-    device = next(model.parameters()).device
+    device = device_of(model)
     shared = is_sharded(model) and world_size() > 1
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     idle = max(gather(len(batches))) - len(batches) if shared else 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,3 +264,14 @@ def test_our_attention_is_not_written_into_saved_configs(tmp_path):
     token_statistics(model, pack(ROWS))
     model.save_pretrained(tmp_path)
     assert attention.NAME not in (tmp_path / "config.json").read_text()
+
+
+def test_the_device_is_where_a_model_computes(monkeypatch):
+    class Offloaded(SimpleNamespace):
+        """A sharded weight on the host, whose mesh is of GPUs."""
+
+    assert forward.device_of(tiny()) == torch.device("cpu")
+    weight = Offloaded(device=torch.device("cpu"), device_mesh=SimpleNamespace(device_type="cuda"))
+    monkeypatch.setattr(forward, "DTensor", Offloaded)
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: SimpleNamespace(current_device=lambda: 3))
+    assert forward.device_of(SimpleNamespace(parameters=lambda: iter([weight]))) == torch.device("cuda", 3)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lightning_unlearn.data.packing import TokenRow, pack
-from lightning_unlearn.forward import evaluating, token_statistics
+from lightning_unlearn.forward import device_of, evaluating, token_statistics
 from lightning_unlearn.processes import gather
 from lightning_unlearn.sharding import is_sharded
 
@@ -63,7 +63,7 @@ def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_ba
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
-    device = next(model.parameters()).device
+    device = device_of(model)
     found: dict[int, RowLikelihood] = {}
     batches = list(_batches([len(row.input_ids) for row in rows], tokens_per_batch))
     if is_sharded(model):  # all make as many forwards: they share them

@@ -20,6 +20,7 @@ from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.evaluation.judge import Judge, Row
 from lightning_unlearn.evaluation.log import Log, Sample, append_samples, group_by_set, read_log, redact
+from lightning_unlearn.forward import device_of
 from lightning_unlearn.head import TENSOR_PARALLEL
 from lightning_unlearn.metrics.hub import LEXICAL
 from lightning_unlearn.metrics.nli import DEFAULT_NLI_MODEL, LEXICAL_NLI_NAME, NLIModel, load_nli_model
@@ -89,7 +90,9 @@ def evaluate(
         RuntimeError: if another process failed. Where the model is sharded, processes that wait for one that failed are
             left to whatever started them.
     """
-    device = next(model.parameters()).device
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    device = device_of(model)
     judge = Judge(
         model,
         encoder,

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.evaluation import closer_look, judge, tofu
-from lightning_unlearn.evaluation.log import read_log, redact, write_log
-from lightning_unlearn.evaluation.run import evaluate, select_rows, substitutes
+from lightning_unlearn.evaluation.log import read_log, read_samples, redact, write_log
+from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, select_rows, substitutes
 from lightning_unlearn.metrics.rouge import rouge_recall
 from lightning_unlearn.metrics.token_entropy import token_entropy
 
@@ -163,6 +163,17 @@ def test_finished_samples_of_other_records_are_refused_and_masked_ones_are_not(m
         evaluate(model, encoder, {"forget": SETS["retain"]}, done=log["forget"], **OPTIONS)
     with pytest.raises(ValueError, match="same records"):  # a mask tells lengths apart, and no more
         evaluate(model, encoder, {"forget": SETS["world_facts"]}, done=samples, **OPTIONS)
+
+
+def test_it_stops_between_rounds_when_told(model, encoder, tmp_path):
+    output, answers = tmp_path / "samples.jsonl", iter([False, False, True])
+    with pytest.raises(EvaluationStopped, match="stopped with 6 of 20 rows finished"):
+        evaluate(model, encoder, SETS, batch_size=3, output=output, stop=lambda: next(answers), **OPTIONS)
+    prompts = [len(encoder.prompt(SETS[s["set"]][s["index"]])) for s in read_samples(output)]
+    assert len(prompts) == 6
+    assert prompts == sorted(prompts, reverse=True)  # memory runs out early or never
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate(model, encoder, SETS, batch_size=0, **OPTIONS)
 
 
 def test_max_rows_and_progress(model, encoder, log, capsys):
