@@ -34,7 +34,7 @@ from lightning_unlearn.metrics.sentence_encoder import (
     SentenceEncoder,
     load_sentence_encoder,
 )
-from lightning_unlearn.processes import from_first
+from lightning_unlearn.processes import from_first, together
 
 PROTOCOLS = ("tofu", "closer_look")
 
@@ -113,10 +113,12 @@ class Evaluate(FitBegin):
             tofu.utility_sets({name: [{}] for name, records in sets.items() if records})
         if "closer_look" in self.protocols and self._judges["entailment"] is None:
             device = trainer.strategy.root_device
-            self._judges = {
-                "sentence_encoder": load_sentence_encoder(self.sentence_encoder, device=device),
-                "entailment": load_nli_model(self.entailment, device=device),
-            }
+            self._judges = together(
+                lambda: {
+                    "sentence_encoder": load_sentence_encoder(self.sentence_encoder, device=device),
+                    "entailment": load_nli_model(self.entailment, device=device),
+                }
+            )
         if self.retrained is not None:
             self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
 
