@@ -7,13 +7,19 @@ sampling and penalties is overruled, so that numbers of different models are com
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 
 from lightning_unlearn.forward import evaluating
+from lightning_unlearn.head import causal_lm
+from lightning_unlearn.parts import device_of, is_sharded
+from lightning_unlearn.processes import gather, world_size
 
 
 @torch.no_grad()
@@ -32,7 +38,8 @@ def generate(
     """Generate a continuation of each prompt and return its new tokens, without the stop token, in the prompts' order.
 
     Prompts are padded on the left and batched by length, longest first. The model's train/eval mode and the global
-    random state are left as they were.
+    random state are left as they were. Where the model is sharded over processes, all of them must call this, each with
+    prompts of its own, or with none; those that share a tensor-parallel group with the same prompts.
 
     Args:
         model: a transformers causal LM or a PEFT model around one.
@@ -41,7 +48,7 @@ def generate(
         max_new_tokens: most tokens to generate for a prompt.
         batch_size: prompts in a batch.
         temperature: 0 for greedy decoding, else logits are divided by it and tokens drawn from the whole vocabulary.
-        seed: of the draws; results also depend on `batch_size`.
+        seed: of the draws, which depend on it and on the prompt alone: not on what else is in a batch.
         stop_ids: tokens that end an output beside eos (a chat template's end of turn).
         progress: show a progress bar.
 
@@ -52,15 +59,23 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # stable: ties stay in order
     stops = _stop_ids(model, tokenizer) | set(stop_ids)
     pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, *stops, 0) if i is not None)
-    options = _options(max_new_tokens, temperature, sorted(stops), pad)
-    device = next(model.parameters()).device
+    device = device_of(model)
+    shared = is_sharded(model) and world_size() > 1
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    idle = max(gather(len(batches))) - len(batches) if shared else 0
     outputs: list[list[int]] = [[] for _ in prompts]
-    with evaluating(model), _seeded(device, seed, temperature > 0), _bar(len(prompts), progress) as bar:
-        for at in range(0, len(order), batch_size):
-            rows = order[at : at + batch_size]
-            ids, mask = left_pad([prompts[row] for row in rows], pad)
-            made = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=options)
-            for row, new in zip(rows, made[:, ids.shape[1] :].tolist(), strict=True):
+    with evaluating(model), _waiting(model) if shared else nullcontext(), _bar(len(prompts), progress) as bar:
+        for rows in [*batches, *[[]] * idle]:  # all make as many batches, and in each as many forwards: they share them
+            chosen = [prompts[row] for row in rows]
+            ids, mask = left_pad(chosen or [[pad]], pad)
+            more = {"logits_processor": [_Draws.of(chosen, temperature, seed, device)]} if temperature > 0 else {}
+            made = model.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=_options(max_new_tokens if rows else 1, sorted(stops), pad),
+                **(more | {"synced_gpus": True} if shared else more),
+            )
+            for row, new in zip(rows, made[:, ids.shape[1] :].tolist(), strict=False):
                 outputs[row] = _until_stop(new, stops)
             bar.update(len(rows))
     return outputs
@@ -105,13 +120,13 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
     return {int(i) for i in (tokenizer.eos_token_id, *more) if i is not None}
 
 
-def _options(max_new_tokens: int, temperature: float, stops: list[int], pad: int) -> Any:
+def _options(max_new_tokens: int, stops: list[int], pad: int) -> Any:
     from transformers import GenerationConfig
 
-    greedy = {"do_sample": False, "temperature": 1.0, "top_k": 50}  # transformers warns of other values
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0}
     return GenerationConfig(
-        **(sampling if temperature > 0 else greedy),
+        do_sample=False,  # see `_Draws`
+        temperature=1.0,  # transformers warns of other values
+        top_k=50,
         max_new_tokens=max_new_tokens,
         num_beams=1,
         top_p=1.0,
@@ -126,15 +141,37 @@ def _options(max_new_tokens: int, temperature: float, stops: list[int], pad: int
     )
 
 
+@dataclass(frozen=True)
+class _Draws:
+    """Adds Gumbel noise to logits, of which the largest is then a draw from their softmax: each row has its own."""
+
+    temperature: float
+    generators: list[torch.Generator]
+
+    @classmethod
+    def of(cls, prompts: Sequence[Sequence[int]], temperature: float, seed: int, device: torch.device) -> _Draws:
+        marks = [blake2b(repr([seed, *map(int, prompt)]).encode(), digest_size=7).digest() for prompt in prompts]
+        return cls(temperature, [torch.Generator(device).manual_seed(int.from_bytes(mark, "big")) for mark in marks])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.generators:  # nobody asked
+            return scores
+        noise = [torch.empty_like(scores[0]).exponential_(generator=generator) for generator in self.generators]
+        return scores / self.temperature - torch.stack(noise).log()
+
+
 @contextmanager
-def _seeded(device: torch.device, seed: int, enabled: bool) -> Iterator[None]:
-    """Seed the device's generator, and afterwards put it back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], enabled=enabled):
-        if enabled and device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-        elif enabled:
-            torch.default_generator.manual_seed(seed)
+def _waiting(model: nn.Module) -> Iterator[None]:
+    """Within it logits are waited for that a cut head gathers, also those that a process drops which has finished."""
+    hook = causal_lm(model).get_output_embeddings().register_forward_hook(_wait)
+    try:
         yield
+    finally:
+        hook.remove()
+
+
+def _wait(head: nn.Module, inputs: tuple, logits: Tensor) -> Tensor:
+    return logits.wait() if isinstance(logits, AsyncCollectiveTensor) else logits
 
 
 def _until_stop(tokens: list[int], stops: set[int]) -> list[int]:

@@ -9,12 +9,12 @@ from hashlib import blake2b
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_unlearn.head import causal_lm, plain_class
 from lightning_unlearn.parts import device_of, is_sharded, whole
+from lightning_unlearn.processes import gather, rank, world_size
 
 T = TypeVar("T")
 LARGE = 2_000_000_000  # bytes that take seconds to hash
@@ -54,23 +54,20 @@ def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _shared_digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The same of weights in parts: each is gathered in its turn, and the processes take turns to hash one."""
-    rank, world = dist.get_rank(), dist.get_world_size()
     mine: dict[str, Future[str]] = {}
     with ThreadPoolExecutor(1) as pool:  # the others gather the next ones meanwhile
         for i, (name, tensor) in enumerate(_progress(tensors.items(), tensors)):
             gathered = whole(tensor)
-            if i % world == rank:
+            if i % world_size() == rank():
                 wait(mine.values())  # no more than one is held
                 mine[name] = pool.submit(_digest, gathered)
-    of_ranks: list[dict[str, str]] = [{}] * world
-    dist.all_gather_object(of_ranks, {name: future.result() for name, future in mine.items()})
+    of_ranks = gather({name: future.result() for name, future in mine.items()})
     return {name: digest for of_rank in of_ranks for name, digest in of_rank.items()}
 
 
 def _progress(each: Iterable[T], tensors: Mapping[str, Tensor]) -> Iterable[T]:
     large = sum(tensor.nbytes for tensor in tensors.values()) > LARGE
-    first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
-    return tqdm(each, "hash of the model", len(tensors), disable=None if large and first else True)
+    return tqdm(each, "hash of the model", len(tensors), disable=None if large and rank() == 0 else True)
 
 
 def _digest(tensor: Tensor) -> str:

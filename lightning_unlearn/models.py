@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
@@ -22,6 +21,7 @@ from transformers.initialization import no_init_weights
 from lightning_unlearn.four_bit import dequantized, four_bit_options, is_four_bit, keep_trainable, without_four_bit
 from lightning_unlearn.head import causal_lm
 from lightning_unlearn.parts import is_sharded
+from lightning_unlearn.processes import rank
 from lightning_unlearn.sharded_save import save_sharded, untied
 from lightning_unlearn.sharding import decoder_layers
 
@@ -222,7 +222,7 @@ def save_model(
         if merge_lora and hasattr(model, "peft_config") and not _is_plain_lora(model):
             raise ValueError("merge_lora must be False for sharded adapters that are not plain LoRA, got True")
         save_sharded(model, folder, merge_lora=merge_lora)
-        if dist.get_rank() > 0:
+        if rank() > 0:
             return
     elif merge_lora and hasattr(model, "merge_and_unload"):
         _save_merged(model, folder)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lightning_unlearn.data.packing import PackedBatch, TokenRow, pack
 from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, Head, causal_lm, output_head, plain_class
 from lightning_unlearn.model_key import model_key
 from lightning_unlearn.parts import device_of, is_sharded, mesh_rank
+from lightning_unlearn.processes import gather, rank
 from lightning_unlearn.reference import AdapterOff, initial_model
 from lightning_unlearn.row_store import Row, RowStore, rows_of
 from lightning_unlearn.sharding import frozen_copy
@@ -54,7 +55,7 @@ class ReferenceCache:
         self.store = RowStore(self.folder)
         self._model = model
         # Processes that cut layers between them compute the same rows, and the first of them writes.
-        self._share = mesh_rank(model, DATA_PARALLEL) if is_sharded(model) else _rank()
+        self._share = mesh_rank(model, DATA_PARALLEL) if is_sharded(model) else rank()
         self._writes = mesh_rank(model, TENSOR_PARALLEL) == 0
         self._head = _initial_head(self.reader.head()) if kind == "hidden" else None
         self._initial = True  # whether the weights are known to be the initial ones
@@ -66,7 +67,7 @@ class ReferenceCache:
             ValueError: if rows are missing and the model is no longer the initial one, or differs between processes.
         """
         missing = {key: len(row.ids) for key, row in rows.items() if key not in self.store}
-        answers = _gather((self.key, self._share, missing))
+        answers = gather((self.key, self._share, missing))
         if len({key for key, *_ in answers}) > 1:
             raise ValueError(
                 f"reference: every process must hold the same initial model, got {len(answers)} that differ"
@@ -80,14 +81,14 @@ class ReferenceCache:
         self._announce(len(lengths), sum(lengths.values()))
         shares = [_cut(share, lengths) for share in share_rows([plans[share] for share in sorted(plans)])]
         self._compute(shares[self._share], rows, forwards=max(map(len, shares)))
-        _gather(None)  # nobody looks before all have written
+        gather(None)  # nobody looks before all have written
         self.store.reload()
         self._initial = False
 
     @torch.no_grad()
     def _compute(self, batches: Sequence[Sequence[bytes]], rows: Mapping[bytes, Row], *, forwards: int) -> None:
         device = device_of(self._model)
-        progress = tqdm(range(forwards), desc="reference", unit="batch", disable=None if _rank() == 0 else True)
+        progress = tqdm(range(forwards), desc="reference", unit="batch", disable=None if rank() == 0 else True)
         with self.store.writer() if self._writes else nullcontext() as part:
             for i in progress:
                 # All processes make as many forwards: with a sharded model they wait for each other in each.
@@ -128,7 +129,7 @@ class ReferenceCache:
                     f"{self.key}"
                 )
         rank_zero_info(f"reference cache {self.folder}: {rows} rows ({tokens} tokens) beside {len(self.store)}")
-        if _rank() == 0:
+        if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             about = {"kind": self.kind, "model": name, "source": _source(self._model)}
             (self.folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
@@ -200,15 +201,15 @@ def share_rows(plans: Sequence[Mapping[bytes, int]]) -> list[list[bytes]]:
         plans: what each process has, key -> length.
     """
     owners: dict[bytes, list[int]] = {}
-    for rank, plan in enumerate(plans):
+    for number, plan in enumerate(plans):
         for key in plan:
-            owners.setdefault(key, []).append(rank)
+            owners.setdefault(key, []).append(number)
     lengths = {key: length for plan in plans for key, length in plan.items()}
     load, shares = [0] * len(plans), [[] for _ in plans]  # type: ignore[var-annotated]
     for key in sorted(lengths, key=lambda key: (-lengths[key], key)):
-        rank = min(owners[key], key=load.__getitem__)
-        load[rank] += lengths[key]
-        shares[rank].append(key)
+        least = min(owners[key], key=load.__getitem__)
+        load[least] += lengths[key]
+        shares[least].append(key)
     return shares
 
 
@@ -255,17 +256,3 @@ def _describe(file: Path) -> str:
         return f"{file.parent.name} ({about['kind']} values, {about['model']}{source})"
     except (ValueError, KeyError, TypeError, OSError):
         return f"{file.parent.name} (unknown)"
-
-
-def _gather(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def _rank() -> int:
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

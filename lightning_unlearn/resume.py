@@ -18,6 +18,8 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_unlearn.processes import gather, world_size
+
 
 def training_state(
     module: L.LightningModule, *, step_open: bool, epoch_start: torch.Tensor | None = None
@@ -35,11 +37,7 @@ def training_state(
     if module.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state(module.device)
     gradients = {n: p.grad.detach() for n, p in module.named_parameters() if p.grad is not None} if step_open else {}
-    if not (dist.is_available() and dist.is_initialized()):
-        return {"random": [random], "gradients": gradients}
-    of_ranks: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_ranks, random)
-    return {"random": of_ranks, "gradients": {name: _mean(value) for name, value in gradients.items()}}
+    return {"random": gather(random), "gradients": {name: _mean(value) for name, value in gradients.items()}}
 
 
 def _cut_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
@@ -51,11 +49,11 @@ def _cut_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 
 def _mean(gradient: torch.Tensor) -> torch.Tensor:
     """Mean of what each process has accumulated by itself: DDP averages at the end of the step alone."""
-    if isinstance(gradient, DTensor):  # reduced after every micro-batch
+    if isinstance(gradient, DTensor) or world_size() == 1:  # sharded ones are reduced after every micro-batch
         return gradient
     total = gradient.clone()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total / world_size()
 
 
 def loader_position(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from lightning_unlearn.head import causal_lm
 from lightning_unlearn.parts import whole
+from lightning_unlearn.processes import rank
 
 FILE_BYTES = 5 * 10**9  # what rank 0 holds at most, beside the weight that made it so much
 
@@ -30,7 +30,7 @@ def save_sharded(model: nn.Module, folder: Path, *, merge_lora: bool = True, fil
         merge_lora: write the base model with its LoRA merged in; otherwise the adapter alone.
         file_bytes: size at which a file is written and the next begun.
     """
-    writes = dist.get_rank() == 0
+    writes = rank() == 0
     if hasattr(model, "peft_config") and not merge_lora:
         state = {name: whole(p.detach()) for name, p in model.named_parameters() if "lora_" in name}
         if writes:

@@ -41,6 +41,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lightning_unlearn.head import DATA_PARALLEL, TENSOR_PARALLEL, causal_lm
 from lightning_unlearn.parts import whole
+from lightning_unlearn.processes import rank
 
 
 def shard(
@@ -99,7 +100,7 @@ def load_weights(model: nn.Module, checkpoint: str | Path, device: torch.device)
 
 def _broadcast_weights(inner: PreTrainedModel, weights: dict[str, nn.Parameter], folder: Path) -> None:
     state: dict[str, Tensor] = {}
-    if dist.get_rank() == 0:
+    if rank() == 0:
         rank_zero_warn(f"{folder} holds weights under other names than the model: rank 0 loads all, and sends them on")
         source = AutoModelForCausalLM.from_pretrained(folder, dtype=inner.dtype).state_dict()
         state = {name: source[name] for name in weights}

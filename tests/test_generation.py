@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lightning_unlearn.generation import generate, left_pad
+from lightning_unlearn.generation import _Draws, generate, left_pad
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [15, 16]]
 
@@ -91,6 +91,20 @@ def test_sampling_is_seeded_and_differs_from_greedy(model, tiny_tokenizer):
     assert draw(0) == first
     assert draw(1) != first
     assert generate(model, tiny_tokenizer, PROMPTS, max_new_tokens=7) != first
+
+
+def test_draws_follow_from_the_prompt_and_not_from_the_batch(model, tiny_tokenizer):
+    options = {"max_new_tokens": 7, "temperature": 1.0, "seed": 3}
+    batched = generate(model.double(), tiny_tokenizer, PROMPTS, **options)
+    assert batched == [generate(model, tiny_tokenizer, [prompt], **options)[0] for prompt in PROMPTS]
+    assert batched == generate(model, tiny_tokenizer, PROMPTS[::-1], batch_size=3, **options)[::-1]
+
+
+def test_draws_come_as_often_as_the_model_says():
+    logits = torch.tensor([[0.0, 1.0, -1.0, 0.5]])
+    draws = [_Draws.of([[5, 6]], 0.5, seed, torch.device("cpu"))(None, logits).argmax() for seed in range(4000)]
+    share = torch.stack(draws).bincount(minlength=4) / 4000
+    assert share.tolist() == pytest.approx((logits[0] / 0.5).softmax(-1).tolist(), abs=0.03)  # 4 standard deviations
 
 
 def test_shows_progress_only_when_asked(model, tiny_tokenizer, capsys):

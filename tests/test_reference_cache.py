@@ -599,7 +599,7 @@ def test_a_process_with_less_to_do_makes_as_many_forwards(tmp_path, forwards, mo
     others = {bytes([i]) * 16: 9 for i in range(5)}
     monkeypatch.setattr(reference_cache, "TOKENS", 9)
     gathered = iter([lambda v: [v, (v[0], 1, others)], lambda v: [v, v]])
-    monkeypatch.setattr(reference_cache, "_gather", lambda value: next(gathered)(value))
+    monkeypatch.setattr(reference_cache, "gather", lambda value: next(gathered)(value))
     objective.cache_reference([mine], tmp_path)
     assert len(forwards) == 5
     assert len(objective.reference_model().store) == 1
@@ -607,7 +607,7 @@ def test_a_process_with_less_to_do_makes_as_many_forwards(tmp_path, forwards, mo
 
 
 def test_processes_with_different_models_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference_cache, "_gather", lambda value: [value, ("another", 1, value[2])])
+    monkeypatch.setattr(reference_cache, "gather", lambda value: [value, ("another", 1, value[2])])
     with pytest.raises(ValueError, match="every process must hold the same initial model"):
         NPO(tiny(), reference="cache").cache_reference([pack(ROWS)], tmp_path)
 

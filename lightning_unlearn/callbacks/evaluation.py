@@ -1,7 +1,7 @@
 """Evaluates a run: before training, during it, after it, and on `trainer.validate` and `trainer.test`.
 
-Sets and encoder come from the trainer's data module, the model from the module's `model`. On several ranks every rank
-evaluates the same rows (so that a sharded model's collectives agree) and rank 0 alone writes.
+Sets and encoder come from the trainer's data module, the model from the module's `model`. Several ranks share the rows;
+rank 0 alone reads and writes files.
 """
 
 from __future__ import annotations
@@ -17,20 +17,24 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_unlearn.callbacks.fit_begin import FitBegin
+from lightning_unlearn.callbacks.preemption import EXIT_CODE, listening
 from lightning_unlearn.callbacks.run_files import METRICS, RunFiles
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.evaluation import closer_look, tofu
 from lightning_unlearn.evaluation.log import Log
-from lightning_unlearn.evaluation.run import evaluate, select_rows, substitutes
+from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, select_rows, substitutes
+from lightning_unlearn.fingerprint import fingerprint
 from lightning_unlearn.metrics.nli import DEFAULT_NLI_MODEL, NLIModel, load_nli_model
 from lightning_unlearn.metrics.sentence_encoder import (
     DEFAULT_SENTENCE_ENCODER,
     SentenceEncoder,
     load_sentence_encoder,
 )
+from lightning_unlearn.processes import from_first, together
 
 PROTOCOLS = ("tofu", "closer_look")
 
@@ -39,8 +43,10 @@ class Evaluate(FitBegin):
     """Writes `metrics.json` and `samples.jsonl` into the run folder, and logs "eval/<metric>" at each validation.
 
     At fit start the starting model is evaluated ("before"), at its end the trained one ("after"); a fit that continues
-    from a checkpoint keeps "before", a fresh fit in the same folder starts over. An evaluation that was stopped goes on
-    where it was. `trainer.test` evaluates all rows ("test"), `trainer.validate` those of training; both log.
+    from a checkpoint keeps "before", a fresh fit in the same folder starts over. `trainer.test` evaluates all rows
+    ("test"), `trainer.validate` those of training; both log. An evaluation that was stopped goes on where it was, with
+    any number of ranks: samples of the same weights, rows and settings are not computed again. With `SaveOnSigterm`
+    SIGTERM ends one soon.
 
     Args:
         protocols: which numbers: "tofu" alone, or "tofu" and "closer_look" (needs the two judging models).
@@ -107,12 +113,14 @@ class Evaluate(FitBegin):
             tofu.utility_sets({name: [{}] for name, records in sets.items() if records})
         if "closer_look" in self.protocols and self._judges["entailment"] is None:
             device = trainer.strategy.root_device
-            self._judges = {
-                "sentence_encoder": load_sentence_encoder(self.sentence_encoder, device=device),
-                "entailment": load_nli_model(self.entailment, device=device),
-            }
+            self._judges = together(
+                lambda: {
+                    "sentence_encoder": load_sentence_encoder(self.sentence_encoder, device=device),
+                    "entailment": load_nli_model(self.entailment, device=device),
+                }
+            )
         if self.retrained is not None:
-            self._retrained_log = tofu.read_log(self.retrained)
+            self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go first, so that `on_fit_end` comes before the callback that writes the report."""
@@ -126,7 +134,7 @@ class Evaluate(FitBegin):
             return
         run = RunFiles(trainer)
         if trainer.ckpt_path is None:
-            run.clear()
+            run.clear(keep="before")  # a start that was stopped goes on
             log = self._evaluate_stage(trainer, pl_module, "before")
             self._check_monitors(trainer, log)
             self._log_start(trainer, log)
@@ -158,7 +166,6 @@ class Evaluate(FitBegin):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate all rows, log "eval/<metric>" and write stage "test"."""
-        RunFiles(trainer).drop(lambda sample: sample.get("stage") == "test")  # of other weights, perhaps
         self._log(pl_module, self._evaluate_stage(trainer, pl_module, "test"))
 
     # -- what they share ----------------------------------------------------------------------------------------------
@@ -213,8 +220,9 @@ class Evaluate(FitBegin):
 
     def _evaluate_stage(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Log:
         """Evaluate into the run's files, going on from samples of the same weights and settings."""
-        run, step, settings = RunFiles(trainer), trainer.global_step, self.settings()
-        stamp = {"stage": stage, "step": step, "settings": _digest(settings)}
+        run, settings = RunFiles(trainer), self.settings()
+        about = [settings, self.redact, fingerprint(pl_module.model), _texts(trainer)]
+        stamp = {"stage": stage, "step": trainer.global_step, "about": _digest(about)}
         run.drop(lambda sample: sample.get("stage") == stage and not stamp.items() <= sample.items())
         log = self._evaluate(
             trainer,
@@ -232,17 +240,37 @@ class Evaluate(FitBegin):
         plugin = trainer.precision_plugin
         mixed = plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
         # Not in Lightning's inference mode: what the model caches there could not take part in training.
-        with torch.inference_mode(False), mixed:
-            return evaluate(
-                pl_module.model,
-                encoder,
-                sets,
-                max_new_tokens=self.max_new_tokens,
-                batch_size=self.batch_size,
-                progress=self.progress and trainer.is_global_zero,
-                **self._judges,
-                **options,
-            )
+        with torch.inference_mode(False), mixed, listening(trainer) as told:
+            try:
+                return evaluate(
+                    pl_module.model,
+                    encoder,
+                    sets,
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=self.batch_size,
+                    progress=self.progress,
+                    stop=None if _inside_training(trainer) else told,
+                    **self._judges,
+                    **options,
+                )
+            except EvaluationStopped as stopped:
+                rank_zero_info(f"SIGTERM: evaluation {stopped}")
+                raise SIGTERMException(EXIT_CODE) from None
+
+
+def _inside_training(trainer: Trainer) -> bool:
+    """Whether this is a validation of a fit, inside which no checkpoint can lie."""
+    return trainer.state.fn == TrainerFn.FITTING and bool(trainer.validating)
+
+
+def _texts(trainer: Trainer) -> list[Any]:
+    """What the model is asked and judged by."""
+    sets, encoder = _data(trainer)
+    return [
+        [name, encoder.prompt(r), r.answer, r.paraphrased_answer, r.perturbed_answers, r.subject]
+        for name, records in sets.items()
+        for r in records
+    ]
 
 
 def _data(trainer: Trainer) -> tuple[dict[str, list[Record]], Any]:
@@ -265,5 +293,5 @@ def _name(judge: Any) -> str:
     return getattr(judge, "__qualname__", type(judge).__qualname__) if callable(judge) else str(judge)
 
 
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+def _digest(about: Any) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

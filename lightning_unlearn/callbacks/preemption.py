@@ -1,11 +1,12 @@
-"""SIGTERM, with which schedulers take a machine away: save at the end of the optimiser step, and go."""
+"""SIGTERM, with which schedulers take a machine away: end soon, and leave what continues the run."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -17,10 +18,15 @@ EXIT_CODE = 128 + signal.SIGTERM  # what a shell says of a process that SIGTERM 
 
 
 class SaveOnSigterm(Callback):
-    """Writes `checkpoints/last.ckpt` after the optimiser step in which SIGTERM came, and ends the process with 143.
+    """Ends the process with 143 after SIGTERM, having written `checkpoints/last.ckpt` if it was training.
 
-    The processes agree on it after every step, so that it is enough that one of them is told. `--ckpt_path last`
-    continues the run, to the same end as if it had not been stopped. An evaluation that is cut off continues too.
+    In training that is after the optimiser step in which SIGTERM came. An evaluation by `Evaluate` before or after
+    training, or of `trainer.test` and `trainer.validate`, ends once the rows in work are finished. One at a validation
+    during training is finished first, and then the next step: its scores belong to early stopping and the best
+    checkpoint, and no checkpoint can lie inside it.
+
+    The processes agree on it, so that it is enough that one of them is told. `--ckpt_path last` continues the run, to
+    the same end as if it had not been stopped.
 
     Args:
         filename: of the checkpoint in the run folder.
@@ -28,18 +34,36 @@ class SaveOnSigterm(Callback):
 
     def __init__(self, *, filename: str = "checkpoints/last.ckpt") -> None:
         self.filename = filename
-        self._told = False
+        self.told = False
         self._step = 0
-        self._before: Any = None
+        self._saved: int | None = None  # the step
+        self._trains = False
+        self._handler = ExitStack()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Within it SIGTERM is only noted, in `told`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "told", True))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what an earlier run of the Trainer was told."""
+        self.told, self._saved = False, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over from Lightning's handler, which talks to the other processes whatever they are doing."""
-        self._told, self._step = trainer.received_sigterm, trainer.global_step
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_told", True))
+        self.told, self._step = self.told or trainer.received_sigterm, trainer.global_step
+        self._trains = True
+        self._handler.enter_context(self.listening())
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Save and end where any process was told to, once a step is complete.
 
@@ -49,19 +73,35 @@ class SaveOnSigterm(Callback):
         if trainer.global_step == self._step:  # gradients are still being summed
             return
         self._step = trainer.global_step
-        told = torch.tensor(int(self._told), device=trainer.strategy.root_device)
-        if not int(trainer.strategy.reduce(told, reduce_op="max")):
-            return
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / self.filename)
-        rank_zero_info(f'SIGTERM: saved at step {trainer.global_step}; continue with ckpt_path "last"')
-        raise SIGTERMException(EXIT_CODE)
+        told = torch.tensor(int(self.told), device=trainer.strategy.root_device)
+        if int(trainer.strategy.reduce(told, reduce_op="max")):
+            self._save(trainer)
+            raise SIGTERMException(EXIT_CODE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the handler back that was there before."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
+        self._trains = False
+        self._handler.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Do the same."""
+        """Save the trained model where its evaluation was stopped, and put the handler back."""
+        agreed = isinstance(exception, SIGTERMException) and exception.code == EXIT_CODE
+        if agreed and self._trains and self._saved != trainer.global_step:
+            self._save(trainer)
         self.on_train_end(trainer, pl_module)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / self.filename)
+        self._saved = trainer.global_step
+        rank_zero_info(f'SIGTERM: saved at step {trainer.global_step}; continue with ckpt_path "last"')
+
+
+@contextmanager
+def listening(trainer: Trainer) -> Iterator[Callable[[], bool]]:
+    """Within it a function tells whether the process was told to end; never so without a `SaveOnSigterm`."""
+    callback = next((callback for callback in trainer.callbacks if isinstance(callback, SaveOnSigterm)), None)
+    if callback is None:
+        yield lambda: False
+        return
+    with callback.listening():
+        yield lambda: callback.told or trainer.received_sigterm

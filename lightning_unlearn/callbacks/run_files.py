@@ -24,11 +24,11 @@ class RunFiles:
         self.writes = trainer.is_global_zero
         self.folder = Path(trainer.default_root_dir)
 
-    def clear(self) -> None:
-        """Delete what an earlier fit left."""
+    def clear(self, *, keep: str) -> None:
+        """Delete what an earlier fit left, but for the samples of a stage."""
+        self.drop(lambda sample: sample.get("stage") != keep)
         if self.writes:
-            for name in (METRICS, SAMPLES):
-                (self.folder / name).unlink(missing_ok=True)
+            (self.folder / METRICS).unlink(missing_ok=True)
 
     def samples(self, stage: str) -> list[Sample]:
         """Return the stage's samples, the same on every rank."""
@@ -45,7 +45,9 @@ class RunFiles:
         if self.writes:
             samples = self._all()
             kept = [sample for sample in samples if not unwanted(sample)]
-            if len(kept) < len(samples):
+            if not kept:
+                (self.folder / SAMPLES).unlink(missing_ok=True)
+            elif len(kept) < len(samples):
                 write_samples(kept, self.folder / SAMPLES)
 
     def metrics(self) -> dict[str, Any]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.forward import evaluating, token_statistics
+from lightning_unlearn.parts import device_of, is_sharded
+from lightning_unlearn.processes import gather
 
 FIELDS = ("log_prob", "entropy")
+_ANY = TokenRow(*(np.zeros(1, np.int64) for _ in range(3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class RowLikelihood:
 def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_batch: int = 8192) -> list[RowLikelihood]:
     """Compute the likelihood of each row's labels, in the rows' order.
 
-    The model is in eval mode meanwhile.
+    The model is in eval mode meanwhile. Where it is sharded over processes, all of them must call this, each with rows
+    of its own, or with none; those that share a tensor-parallel group with the same rows.
 
     Args:
         model: a causal LM, see `lightning_unlearn.forward`.
@@ -58,16 +63,20 @@ def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_ba
     """
     if tokens_per_batch < 1:
         raise ValueError(f"tokens_per_batch must be at least 1, got {tokens_per_batch}")
-    device = next(model.parameters()).device
+    device = device_of(model)
     found: dict[int, RowLikelihood] = {}
+    batches = list(_batches([len(row.input_ids) for row in rows], tokens_per_batch))
+    if is_sharded(model):  # all make as many forwards: they share them
+        batches += [[]] * (max(gather(len(batches))) - len(batches))
     with evaluating(model):
-        for chosen in _batches([len(row.input_ids) for row in rows], tokens_per_batch):
-            batch = pack({"rows": [rows[i] for i in chosen]}).to(device)
+        for chosen in batches:
+            batch = pack({"rows": [rows[i] for i in chosen] or [_ANY]}).to(device)
             statistics = token_statistics(model, batch, FIELDS)
-            counts = [len(rows[i].targets) for i in chosen]
-            log_prob, entropy = (getattr(statistics, field).cpu().split(counts) for field in FIELDS)
-            for i, *values in zip(chosen, log_prob, entropy, strict=True):
-                found[i] = RowLikelihood(rows[i].targets.tolist(), *(value.tolist() for value in values))
+            if chosen:
+                counts = [len(rows[i].targets) for i in chosen]
+                log_prob, entropy = (getattr(statistics, field).cpu().split(counts) for field in FIELDS)
+                for i, *values in zip(chosen, log_prob, entropy, strict=True):
+                    found[i] = RowLikelihood(rows[i].targets.tolist(), *(value.tolist() for value in values))
     return [found[i] for i in range(len(rows))]
 
 

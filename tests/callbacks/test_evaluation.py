@@ -218,11 +218,11 @@ def test_an_evaluation_that_was_stopped_goes_on_where_it_was(world, tmp_path, mo
 
 
 def _record_generated(monkeypatch):
-    from lightning_unlearn.evaluation import run
+    from lightning_unlearn.evaluation import judge
 
-    asked, original = [], run.generate
+    asked, original = [], judge.generate
     monkeypatch.setattr(
-        run, "generate", lambda m, t, prompts, **kw: asked.append(len(prompts)) or original(m, t, prompts, **kw)
+        judge, "generate", lambda m, t, prompts, **kw: asked.append(len(prompts)) or original(m, t, prompts, **kw)
     )
     return asked
 

@@ -42,7 +42,7 @@ def test_rank_0_alone_writes_and_both_read_the_same(rank, tmp_path):
     assert one.samples("after") == ROWS[2:]
     assert zero.metrics() == one.metrics()
     one.drop(lambda sample: True)
-    one.clear()
+    one.clear(keep="before")
     assert len(read_samples(tmp_path / "run")) == len(ROWS)
 
 
@@ -64,5 +64,7 @@ def test_drop_and_mask_and_clear(rank, tmp_path):
     files.drop(lambda sample: sample["stage"] == "before")
     assert [s["stage"] for s in read_samples(tmp_path / "run")] == ["after", "after"]
     files.update(after={})
-    files.clear()
+    files.clear(keep="after")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["samples.jsonl"]
+    files.clear(keep="before")
     assert not list((tmp_path / "run").iterdir())

@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
-from lightning_unlearn.evaluation import closer_look, run, tofu
-from lightning_unlearn.evaluation.log import read_log, redact, write_log
-from lightning_unlearn.evaluation.run import evaluate, select_rows, substitutes
+from lightning_unlearn.evaluation import closer_look, judge, tofu
+from lightning_unlearn.evaluation.log import read_log, read_samples, redact, write_log
+from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, select_rows, substitutes
 from lightning_unlearn.metrics.rouge import rouge_recall
 from lightning_unlearn.metrics.token_entropy import token_entropy
 
@@ -117,7 +117,7 @@ def test_every_aggregate_follows_from_the_log(log, tmp_path):
 
 def test_an_interrupted_run_continues_and_skips_what_is_done(model, encoder, log, tmp_path, monkeypatch):
     output = tmp_path / "samples.jsonl"
-    made, original = [], run.generate
+    made, original = [], judge.generate
 
     def stop_after_two(*arguments, **options):
         if len(made) == 2:
@@ -125,16 +125,16 @@ def test_an_interrupted_run_continues_and_skips_what_is_done(model, encoder, log
         made.append(len(arguments[2]))
         return original(*arguments, **options)
 
-    monkeypatch.setattr(run, "generate", stop_after_two)
+    monkeypatch.setattr(judge, "generate", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, encoder, SETS, batch_size=1, output=output, **OPTIONS)
-    assert made == [4, 1]  # chunks of 4 batches of 1 row
+    assert made == [1, 1]  # rounds of one batch of one row
     with output.open("a") as stream:
         stream.write('{"set": "retain", "ind')
     made.clear()
-    monkeypatch.setattr(run, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
+    monkeypatch.setattr(judge, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
     resumed = evaluate(model, encoder, SETS, batch_size=1, output=output, **OPTIONS)
-    assert sum(made) == 15
+    assert sum(made) == 18
     assert_same(resumed, log)
     assert_same(read_log(output), log)
     made.clear()
@@ -163,6 +163,17 @@ def test_finished_samples_of_other_records_are_refused_and_masked_ones_are_not(m
         evaluate(model, encoder, {"forget": SETS["retain"]}, done=log["forget"], **OPTIONS)
     with pytest.raises(ValueError, match="same records"):  # a mask tells lengths apart, and no more
         evaluate(model, encoder, {"forget": SETS["world_facts"]}, done=samples, **OPTIONS)
+
+
+def test_it_stops_between_rounds_when_told(model, encoder, tmp_path):
+    output, answers = tmp_path / "samples.jsonl", iter([False, False, True])
+    with pytest.raises(EvaluationStopped, match="stopped with 6 of 20 rows finished"):
+        evaluate(model, encoder, SETS, batch_size=3, output=output, stop=lambda: next(answers), **OPTIONS)
+    prompts = [len(encoder.prompt(SETS[s["set"]][s["index"]])) for s in read_samples(output)]
+    assert len(prompts) == 6
+    assert prompts == sorted(prompts, reverse=True)  # memory runs out early or never
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate(model, encoder, SETS, batch_size=0, **OPTIONS)
 
 
 def test_max_rows_and_progress(model, encoder, log, capsys):
