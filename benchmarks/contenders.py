@@ -29,8 +29,9 @@ from lightning_unlearn.objectives.dpo import DPO
 from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 
-OURS, PADDED = "ours", {"plain": PLAIN.__getitem__, "chunked": chunked_loss}
-KINDS = (OURS, *PADDED)
+OURS, COMPILED = "ours", "ours compiled"
+PADDED = {"plain": PLAIN.__getitem__, "chunked": chunked_loss}
+KINDS = (OURS, COMPILED, *PADDED)
 LORA = Lora(dropout=0.0)
 OBJECTIVES: dict[str, tuple[type[Objective], dict]] = {
     "ME+GD": (MaximizeEntropy, {"retain": "nll"}),
@@ -138,7 +139,7 @@ def name_of(kind: str, width: int | None) -> str:
     >>> name_of("ours", None), name_of("plain", 500), name_of("plain", None)
     ('ours', 'plain to 500', 'plain to longest')
     """
-    return kind if kind == OURS else f"{kind} to {width or 'longest'}"
+    return f"{kind} to {width or 'longest'}" if kind in PADDED else kind
 
 
 def contender(kind: str, width: int | None, setting: Setting) -> Contender:
@@ -152,20 +153,21 @@ def contender(kind: str, width: int | None, setting: Setting) -> Contender:
     Raises:
         Unavailable: it does not offer the objective, or is not installed.
     """
-    if kind == OURS:
-        return _ours(setting)
+    if kind not in PADDED:
+        return _ours(kind, setting)
     return _padded(name_of(kind, width), PADDED[kind](setting.case.objective), width, setting)
 
 
-def _ours(setting: Setting) -> Contender:
+def _ours(kind: str, setting: Setting) -> Contender:
     case, rows = setting.case, _first(setting)
     needs_copy = case.needs_reference and case.tuning == "full"
     objective = make_objective(case, _checkpointed(setting), twin(setting.reference) if needs_copy else "auto")
+    objective.compile_layers = kind == COMPILED
     batch = pack(rows).to(case.device)
     tokens = useful_tokens(rows)
     held = _bytes(setting.reference) if needs_copy else 0
     return Contender(
-        OURS, tokens, tokens, held, lambda: objective.losses(batch)["loss"], lambda: _fit(objective, setting)
+        kind, tokens, tokens, held, lambda: objective.losses(batch)["loss"], lambda: _fit(objective, setting)
     )
 
 

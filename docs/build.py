@@ -15,7 +15,12 @@ import pdoc.render
 from pdoc.render_helpers import to_html
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"index": ROOT / "README.md", "guide": ROOT / "docs/guide.md", "contributing": ROOT / "CONTRIBUTING.md"}
+PAGES = {
+    "index": ROOT / "README.md",
+    "guide": ROOT / "docs/guide.md",
+    "objectives": ROOT / "docs/objectives.md",
+    "contributing": ROOT / "CONTRIBUTING.md",
+}
 FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
@@ -27,7 +32,8 @@ table {{ border-collapse: collapse; display: block; overflow-x: auto }}
 td, th {{ border: 1px solid #ccc; padding: .3rem .6rem; text-align: left }}
 </style></head>
 <body><nav>
-<a href="index.html">Overview</a> · <a href="guide.html">Guide</a> · <a href="contributing.html">Contributing</a> ·
+<a href="index.html">Overview</a> · <a href="guide.html">Guide</a> · <a href="objectives.html">Objectives</a> ·
+<a href="contributing.html">Contributing</a> ·
 <a href="api/lightning_unlearn.html">API</a> · <a href="api/unlearn_kernels.html">Kernels</a>
 </nav>
 {body}</body></html>

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
-from math import ceil, inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,9 +20,9 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
-from transformers import get_scheduler
 
 from lightning_unlearn import resume
+from lightning_unlearn.compiled import compile_layers
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.data.share import check_train_loaders
@@ -36,11 +35,11 @@ from lightning_unlearn.precision import compute_dtype, warn_of_stuck_weights
 from lightning_unlearn.reference import Frozen, Reference, check_heads, compares, make_reference, without_log_prob
 from lightning_unlearn.reference_cache import ReferenceCache, unique_rows
 from lightning_unlearn.role_statistics import role_statistics
+from lightning_unlearn.schedule import SCHEDULES, warm_up_and_decay
 from lightning_unlearn.sharding import clip_gradients, load_weights, shard
 from lightning_unlearn.upcoming import upcoming_batches
 
 Batch = PackedBatch | Mapping[str, PaddedRole]
-SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
 class Objective(L.LightningModule):
@@ -66,6 +65,7 @@ class Objective(L.LightningModule):
         scheduler: "linear" or "cosine" decay to 0, or "constant", after the warm-up.
         optimizer: function of the trainable parameters that returns an optimiser (default: AdamW).
         gradient_checkpointing: keep layer inputs only, and repeat layers in backward.
+        compile_layers: compile norms and MLPs of the layers with torch.compile; takes seconds at the first step.
         cpu_offload: of a sharded model, keep parameters, gradients and optimiser states in host memory between uses.
         dtype: precision of a checkpoint's weights (default: as saved).
         attn_implementation: transformers' attention name.
@@ -95,6 +95,7 @@ class Objective(L.LightningModule):
         scheduler: str = "linear",
         optimizer: Callable[[Iterable], Optimizer] | None = None,
         gradient_checkpointing: bool = False,
+        compile_layers: bool = False,
         cpu_offload: bool = False,
         dtype: str | None = None,
         attn_implementation: str | None = None,
@@ -131,6 +132,7 @@ class Objective(L.LightningModule):
         self.scheduler = scheduler
         self.optimizer = optimizer
         self.gradient_checkpointing = gradient_checkpointing
+        self.compile_layers = compile_layers
         self.cpu_offload = cpu_offload
         self.load_options: dict[str, Any] = {
             "dtype": dtype,
@@ -300,10 +302,14 @@ class Objective(L.LightningModule):
         select_trainable(self.model, layers=self.train_layers, patterns=self.trainable)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.compile_layers:
+            compile_layers(self.model)
         if self.device_mesh is not None:  # Lightning's ModelParallelStrategy
             self._shard()
 
     def _shard(self) -> None:
+        if self.compile_layers:
+            raise ValueError("compile_layers must be False for a model that is sharded, got True")
         held = self.needs_reference and self.reference != "cache"
         reference = self.reference_model() if held else None  # copied while the weights are whole
         copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []
@@ -386,14 +392,7 @@ class Objective(L.LightningModule):
         make = self.optimizer or (lambda chosen: AdamW(chosen, lr=self.lr, weight_decay=self.weight_decay))
         optimizer = make(parameters)
         warn_of_stuck_weights(optimizer)
-        self.trainer.fit_loop.setup_data()  # counts the batches of an epoch
-        steps = self.trainer.estimated_stepping_batches
-        if steps == inf:
-            raise ValueError("max_epochs or max_steps of the Trainer must be set, so that the schedule has an end")
-        epoch_steps = ceil(min(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches, steps))
-        warmup = round(min(self.warmup_epochs * epoch_steps, steps))
-        scheduler = get_scheduler(SCHEDULES[self.scheduler], optimizer, warmup, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return warm_up_and_decay(self.trainer, optimizer, self.scheduler, self.warmup_epochs)
 
     def configure_gradient_clipping(
         self,

@@ -18,7 +18,6 @@ from lightning_unlearn.models import Lora
 from lightning_unlearn.objectives import base
 from lightning_unlearn.objectives.answer_preservation import AnswerPreservation
 from lightning_unlearn.objectives.base import Objective
-from lightning_unlearn.objectives.dpo import DPO
 from lightning_unlearn.objectives.fine_tune import FineTune
 from lightning_unlearn.objectives.gradient_ascent import GradientAscent
 from lightning_unlearn.objectives.gradient_difference import GradientDifference
@@ -26,9 +25,10 @@ from lightning_unlearn.objectives.idk_nll import IdkNLL
 from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 from tests.dense import ROWS, as_padded, assert_same_gradients, gradients, row, tiny
+from tests.objectives.every import EVERY, with_retain
 from tests.quiet import QUIET
 
-ALL = [AnswerPreservation, DPO, FineTune, GradientAscent, GradientDifference, IdkNLL, MaximizeEntropy, NPO]
+ALL = list(EVERY.values())
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def change(model) -> None:
 # -- a ready module -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_a_ready_module_is_used_in_place(cls):
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
+def test_a_ready_module_is_used_in_place(make):
     model = tiny()
     state, kind, modules = list(model.state_dict()), type(model), list(model.named_modules())
-    objective = cls(model)
+    objective = make(model)
     assert objective.model is model
     objective.losses(pack(ROWS))
     assert objective.model is model
@@ -76,8 +76,8 @@ def test_a_ready_module_is_used_in_place(cls):
 
 def test_two_objectives_on_one_module_are_independent():
     model = tiny()
-    expected = [cls(copy.deepcopy(model)).losses(pack(ROWS))["loss"].item() for cls in ALL]
-    objectives = [cls(model) for cls in ALL]
+    expected = [make(copy.deepcopy(model)).losses(pack(ROWS))["loss"].item() for make in ALL]
+    objectives = [make(model) for make in ALL]
     for _ in range(2):  # the first use of one changes nothing for another
         assert [o.losses(pack(ROWS))["loss"].item() for o in objectives] == pytest.approx(expected, rel=1e-9)
 
@@ -119,31 +119,33 @@ def test_an_objective_inside_somebody_elses_module():
 # -- losses without a Trainer ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
 @pytest.mark.parametrize("lora", [None, Lora(dropout=0.0)])
-def test_losses_work_at_once_from_a_folder(cls, lora, folder):
-    losses = cls(str(folder), lora=lora).losses(as_padded(ROWS))
+def test_losses_work_at_once_from_a_folder(make, lora, folder):
+    losses = make(str(folder), lora=lora).losses(as_padded(ROWS))
     assert losses["loss"].requires_grad
-    assert losses["loss"].item() == pytest.approx(cls(tiny()).losses(pack(ROWS))["loss"].item(), rel=1e-3)
+    assert losses["loss"].item() == pytest.approx(make(tiny()).losses(pack(ROWS))["loss"].item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_every_weight_is_an_argument_and_terms_are_unweighted(cls):
-    options = {} if cls is AnswerPreservation else {"retain": "nll"}
-    first = cls(tiny(), forget_weight=1.0, retain_weight=1.0, **options).losses(pack(ROWS))
-    second = cls(tiny(), forget_weight=0.3, retain_weight=7.0, **options).losses(pack(ROWS))
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
+def test_every_weight_is_an_argument_and_terms_are_unweighted(make):
+    make = with_retain(make)
+    first = make(tiny(), forget_weight=1.0, retain_weight=1.0).losses(pack(ROWS))
+    second = make(tiny(), forget_weight=0.3, retain_weight=7.0).losses(pack(ROWS))
     assert first["forget"] == second["forget"]
     assert first["retain"] == second["retain"]
     expected = 0.3 * second["forget"] + 7.0 * second["retain"]
     assert second["loss"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_a_missing_role_is_named(cls):
-    objective = cls(tiny())
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
+def test_a_missing_role_is_named(make):
+    objective = make(tiny())
     rows = {role: ROWS[role] for role in ROWS if role != objective.roles[-1]}
     for batch in (pack(rows), as_padded(rows)):
-        with pytest.raises(ValueError, match=rf"batch must hold the roles .*{objective.roles[-1]}.* of {cls.__name__}"):
+        with pytest.raises(
+            ValueError, match=rf"batch must hold the roles .*{objective.roles[-1]}.* of {make.func.__name__}"
+        ):
             objective.losses(batch)
 
 
@@ -172,10 +174,10 @@ def test_a_batch_without_any_label_gives_zero_and_a_gradient_of_zero():
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_the_order_of_roles_and_rows_does_not_matter(cls):
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
+def test_the_order_of_roles_and_rows_does_not_matter(make):
     turned = {role: ROWS[role][::-1] for role in reversed(ROWS)}
-    ours, theirs = (cls(tiny()).losses(pack(rows)) for rows in (ROWS, turned))
+    ours, theirs = (make(tiny()).losses(pack(rows)) for rows in (ROWS, turned))
     for name, value in ours.items():
         assert theirs[name].item() == pytest.approx(value.item(), rel=1e-9)
 
@@ -268,9 +270,9 @@ def test_precision_leaves_somebody_elses_reference_alone():
 # -- Lightning --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", ALL)
-def test_fit_changes_the_model_and_logs_its_terms(cls, folder):
-    objective = cls(str(folder), lr=1e-2, warmup_epochs=0)
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
+def test_fit_changes_the_model_and_logs_its_terms(make, folder):
+    objective = make(str(folder), lr=1e-2, warmup_epochs=0)
     trainer = fit(objective)
     assert any(
         not torch.equal(p, q)
@@ -390,12 +392,12 @@ def test_with_lora_checkpoints_hold_the_adapters_alone(folder, tmp_path):
     assert all(name.startswith("model.") and "lora_" in name for name in state)
 
 
-@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("make", ALL, ids=EVERY)
 @pytest.mark.parametrize("lora", [None, Lora(r=2)])
-def test_load_from_checkpoint(cls, lora, folder, tmp_path):
-    objective = cls(str(folder), lora=lora, lr=1e-2, warmup_epochs=0, forget_weight=0.6)
+def test_load_from_checkpoint(make, lora, folder, tmp_path):
+    objective = make(str(folder), lora=lora, lr=1e-2, warmup_epochs=0, forget_weight=0.6)
     fit(objective).save_checkpoint(tmp_path / "last.ckpt")
-    again = cls.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    again = make.func.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert again.forget_weight == 0.6
     objective.eval()
     ours, theirs = (o.losses(pack(ROWS)) for o in (objective, again.eval()))
