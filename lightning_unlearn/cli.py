@@ -8,6 +8,7 @@ LIGHTNING_UNLEARN_DEBUG=1 to see the traceback instead.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import pickle
 import re
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after the program's name; by default those of this process.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a kernel of CPUs, on being imported
     try:
         return _run(argv)
     except Exception as error:
