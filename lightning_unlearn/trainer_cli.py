@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import os
 import pkgutil
 import re
 import sys
@@ -58,6 +59,8 @@ def run(argv: Sequence[str] | None = None) -> None:
     Raises:
         UsageError: For an unknown option or a value of the wrong type.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # classes of one's own, as `python -m` finds them
     for noise in NOISE:
         warnings.filterwarnings("ignore", noise)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)

@@ -81,6 +81,9 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
         return (
             f"{key}: unknown class {found[1]!r}{did_you_mean(found[1], [name for name in known if name[0].isupper()])}"
         )
+    absent = r"Problem with given class_path '([^']+)':\s*(No module named .+|module .+ has no attribute .+)$"
+    if found := re.search(absent, message, re.MULTILINE):
+        return f"{key}: cannot import {found[1]!r} ({found[2]})"
     if found := re.search(r"arguments are required: (.+)", message):
         names = [re.sub(r"^(fit|validate|test)\.", "", name) for name in found[1].split(", ")]
         return f"missing {', '.join(f'--{_join(key, name)}' for name in names)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -41,6 +43,23 @@ def test_second_example_trains_the_given_module_in_place(tiny_model_dir):
     # before any step the model equals its reference: the forget term is -(2/0.1) log sigmoid(0) = 20 log 2
     assert scope["logged"]["forget"].item() == pytest.approx(13.8629, abs=1e-3)
     assert all(parameter.grad is not None for parameter in module.model.parameters())
+
+
+def test_third_example_trains_from_the_command_line(tiny_model_dir, tmp_path, monkeypatch):
+    from lightning_unlearn.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(PYTHON[2])
+    folder = str(tiny_model_dir(max_position_embeddings=1024))
+    words = ["--model", "mine.ForgetDownTo", "--model.floor", "-4", "--model.retain", "nll", "--model.model", folder]
+    words += ["--data", "FictitiousAuthors", "--data.authors", "2", "--data.forget_authors", "1"]
+    words += ["--data.tokenizer", folder, "--trainer.accelerator", "cpu", "--trainer.max_steps", "1"]
+    words += ["--evaluate.protocols", "[tofu]", "--evaluate.max_rows", "1", "--evaluate.max_new_tokens", "2"]
+    assert main(["fit", *words, "--trainer.default_root_dir", "run"]) == 0
+    card = json.loads((tmp_path / "run/run_card.json").read_text())
+    assert card["finished"]
+    assert card["method"]["hyperparameters"]["floor"] == -4
 
 
 def test_the_guides_example_trains_on_columns_of_tokens(tiny_model_dir):
@@ -82,6 +101,8 @@ def test_commands_parse(text, tiny_model_dir, tmp_path, monkeypatch):
     from lightning_unlearn.trainer_cli import UnlearnCLI
 
     monkeypatch.chdir(ROOT)
+    (tmp_path / "mine.py").write_text(PYTHON[2])
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(UnlearnCLI, "instantiate_classes", lambda self: None)
     monkeypatch.setattr(UnlearnCLI, "_run_subcommand", lambda self, name: None)
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
@@ -89,4 +110,4 @@ def test_commands_parse(text, tiny_model_dir, tmp_path, monkeypatch):
     assert commands
     for command in commands:
         cli = UnlearnCLI(command.split())
-        assert cli.config.fit.model.class_path.startswith("lightning_unlearn.objectives.")
+        assert cli.config.fit.model.class_path.startswith(("lightning_unlearn.objectives.", "mine."))

@@ -44,6 +44,7 @@ CLASS = """Parser key "data":
     - Expected a <class 'NoneType'>
   Given value type: <class 'str'>
   Given value: Tofu"""
+PROBLEM = "Problem with given class_path 'mine.Own':\n        {}"
 KNOWN = ["--trainer.max_epochs", "trainer.max_epochs", "model", "forget_weight", "TOFU", "alpha"]
 
 
@@ -58,6 +59,16 @@ KNOWN = ["--trainer.max_epochs", "trainer.max_epochs", "model", "forget_weight",
         (LITERAL, "trainer.precision must be int or one of '16-true', 'bf16-true', got 'bf17'"),
         (OWN_CHECK, "retain must be one of none, nll, got 'klx'"),
         (CLASS, "data: unknown class 'Tofu'; did you mean 'TOFU'?"),
+        (
+            CLASS.replace("Expected a dot import path string: Tofu", PROBLEM.format("No module named 'mine'")),
+            "data: cannot import 'mine.Own' (No module named 'mine')",
+        ),
+        (
+            CLASS.replace(
+                "Expected a dot import path string: Tofu", PROBLEM.format("module 'mine' has no attribute 'A'")
+            ),
+            "data: cannot import 'mine.Own' (module 'mine' has no attribute 'A')",
+        ),
         (
             "unrecognized arguments: --trainer.max_epochz 3",
             "unknown option '--trainer.max_epochz'; did you mean '--trainer.max_epochs'?",
