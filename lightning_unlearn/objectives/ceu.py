@@ -25,7 +25,7 @@ class CEU(Objective):
         model: see `Objective`.
         skip_first: leave the first labelled token of every row out, as the authors do. In steps of several
             micro-batches or processes the mean over the others takes every row to label a token.
-        options: arguments of `Objective`; the authors have no retain term.
+        options: arguments of `Objective`, which has no retain term by default.
 
     Raises:
         ValueError: for an option of another kind.

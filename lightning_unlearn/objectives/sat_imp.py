@@ -22,7 +22,7 @@ class SatImp(Objective):
         beta1: exponent of p_y, 0 or above.
         beta2: exponent of 1 - p_y, 0 or above; 0 leaves WGA.
         forget_weight: see `Objective`.
-        retain: see `Objective`; "nll" (GD) is the authors'.
+        retain: see `Objective`; "nll" gives SatImp+GD.
         options: further arguments of `Objective`.
 
     Raises:
@@ -52,6 +52,6 @@ class SatImp(Objective):
 
     def forget_loss(self, outputs: Outputs) -> Tensor:
         """Mean log-likelihood, each token weighed by powers of its probability and of the others'."""
-        log_p = outputs["forget"].log_prob.detach()
+        log_p = outputs["forget"].log_prob
         others = -log_p.expm1()  # 1 - p_y, also where p_y itself rounds to 1
         return weighted_log_likelihood(outputs, "forget", (self.beta1 * log_p).exp() * others**self.beta2)

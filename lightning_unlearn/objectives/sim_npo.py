@@ -22,7 +22,7 @@ class SimNPO(Objective):
         beta: inverse temperature, above 0.
         delta: offset of the mean NLL, in nats, any finite number. The authors write gamma = beta x delta.
         forget_weight: see `Objective`.
-        retain: see `Objective`; "nll" (GD) is the authors'.
+        retain: see `Objective`; "nll" gives SimNPO+GD.
         options: further arguments of `Objective`.
 
     Raises:

@@ -28,7 +28,7 @@ class TNPO(Objective):
         beta: inverse temperature, above 0.
         alpha: further exponent of p_y in the weight, 0 or above; 0 is TNPO, and alpha=1.5 the authors' WTNPO.
         epsilon: above 0; a token with p_y^beta and q_y^beta far below it has no weight.
-        retain: see `Objective`; "nll" (GD) is the authors'.
+        retain: see `Objective`; "nll" gives TNPO+GD.
         options: further arguments of `Objective`.
 
     Raises:
@@ -60,7 +60,7 @@ class TNPO(Objective):
 
     def forget_loss(self, outputs: Outputs) -> Tensor:
         """Mean log-likelihood, each token weighed by how it compares with the reference."""
-        log_p, log_q = outputs["forget"].log_prob.detach(), outputs["forget"].reference_log_prob
+        log_p, log_q = outputs["forget"].log_prob, outputs["forget"].reference_log_prob
         others = ((self.beta * log_q).exp() + self.epsilon).log()
         share = (self.beta * log_p - others).sigmoid()  # p^beta / (p^beta + q^beta + epsilon)
         return weighted_log_likelihood(outputs, "forget", 2 * (self.alpha * log_p).exp() * share)

@@ -26,7 +26,7 @@ class UNDIAL(Objective):
         model: see `Objective`.
         beta: what is subtracted from the reference's logit of the label, above 0. More than 11.8 counts as 11.8 in
             single precision, where only tokens that the reference is almost certain of could tell the difference.
-        options: arguments of `Objective`; the authors have no retain term.
+        options: arguments of `Objective`, which has no retain term by default.
 
     Raises:
         ValueError: for an option outside its range.

@@ -17,7 +17,7 @@ class WGA(Objective):
     Args:
         model: see `Objective`.
         beta: exponent of the weight, 0 or above; 0 is gradient ascent, and the authors' code has 5.
-        retain: see `Objective`; "nll" (GD) is the authors'.
+        retain: see `Objective`; "nll" gives WGA+GD.
         options: further arguments of `Objective`.
 
     Raises:
@@ -38,5 +38,5 @@ class WGA(Objective):
 
     def forget_loss(self, outputs: Outputs) -> Tensor:
         """Mean log-likelihood, each token weighed by a power of its probability."""
-        weight = (self.beta * outputs["forget"].log_prob.detach()).exp()
+        weight = (self.beta * outputs["forget"].log_prob).exp()
         return weighted_log_likelihood(outputs, "forget", weight)
