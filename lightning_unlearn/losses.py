@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -50,6 +51,11 @@ def mean_log_likelihood(outputs: Outputs, role: str) -> Tensor:
 def mean_nll(outputs: Outputs, role: str) -> Tensor:
     """Mean of -log p_y over the labelled tokens of the step: gradient descent (GD) on retain, or on refusals (IDK)."""
     return -mean_log_likelihood(outputs, role)
+
+
+def weighted_log_likelihood(outputs: Outputs, role: str, weight: Tensor) -> Tensor:
+    """Mean of weight x log p_y over the labelled tokens of the step, without gradient through the weight [n]."""
+    return outputs.batch.token_mean(weight.detach() * outputs[role].log_prob, role)
 
 
 def sequence_nll(outputs: Outputs, role: str) -> Tensor:
@@ -107,6 +113,12 @@ def check_positive(name: str, value: float) -> None:
     """Raise a ValueError unless the value is above 0."""
     if not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """Raise a ValueError unless the value is 0 or above, and finite."""
+    if not 0 <= value < inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
 def answer_preservation_term(*, beta: float = 0.1) -> RetainTerm:

@@ -37,6 +37,16 @@ def test_mean_log_likelihood_and_nll():
     assert losses.mean_nll(found, "forget") == 3.0
 
 
+def test_weighted_log_likelihood_has_no_gradient_through_the_weight():
+    # (2 x -1 + 1 x -2 + 0.5 x -6)/3, and a third of the weights as the gradient
+    found = outputs(log_prob={"forget": [-1.0, -2.0, -6.0]})
+    log_p = found["forget"].log_prob.requires_grad_()
+    loss = losses.weighted_log_likelihood(found, "forget", -2 / log_p * torch.tensor([1.0, 1.0, 1.5]))
+    loss.backward()
+    assert loss.item() == pytest.approx(-7 / 3)
+    assert log_p.grad.tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 6])
+
+
 def test_sequence_nll_sums_over_each_row():
     assert losses.sequence_nll(outputs(log_prob={"forget": [-1.0, -2.0, -6.0]}), "forget").tolist() == [3.0, 6.0]
 
@@ -106,3 +116,10 @@ def test_check_positive(value):
     losses.check_positive("beta", 0.1)
     with pytest.raises(ValueError, match="beta must be above 0"):
         losses.check_positive("beta", value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])
+def test_check_not_negative(value):
+    losses.check_not_negative("beta", 0)
+    with pytest.raises(ValueError, match=f"beta must be finite and not negative, got {value}"):
+        losses.check_not_negative("beta", value)
