@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from lightning_unlearn.data.packing import RoleScale, TokenRow, pack
-from lightning_unlearn.objectives.sim_npo import SimNPO
+from lightning_unlearn.objectives.simnpo import SimNPO
 from tests.dense import (
     HALVES,
     MEMORISED,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_unlearn.data.packing import RoleScale, pack
-from lightning_unlearn.objectives.sat_imp import SatImp
+from lightning_unlearn.objectives.satimp import SatImp
 from lightning_unlearn.objectives.wga import WGA
 from tests.dense import (
     HALVES,
