@@ -109,6 +109,12 @@ def check_positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be above 0, got {value}")
 
 
+def check_not_negative(name: str, value: float) -> None:
+    """Raise a ValueError unless the value is at least 0."""
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+
+
 def answer_preservation_term(*, beta: float = 0.1) -> RetainTerm:
     """Return the retain term of IDK+AP with another inverse temperature."""
     check_positive("beta", beta)

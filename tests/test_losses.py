@@ -106,3 +106,10 @@ def test_check_positive(value):
     losses.check_positive("beta", 0.1)
     with pytest.raises(ValueError, match="beta must be above 0"):
         losses.check_positive("beta", value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("nan")])
+def test_check_not_negative(value):
+    losses.check_not_negative("weight", 0)
+    with pytest.raises(ValueError, match="weight must be at least 0, got"):
+        losses.check_not_negative("weight", value)
