@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from lightning_unlearn.data.packing import pack
 from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.models import Lora
 from lightning_unlearn.objectives.jens_un import JensUn, one_hot_jensen_shannon
 from tests.cuts import check_cut
 from tests.dense import HALVES, QUARTERS, ROWS, Table, as_padded, batches, check_against_dense, dense, row, tiny
@@ -157,6 +158,14 @@ def test_a_cached_reference(tmp_path):
     expected = JensUn(model, reference=tiny()).losses(pack(ROWS))
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_a_frozen_head():
+    """Roles of other statistics are apart there; refusals have no tokens left to make any of."""
+    found = JensUn(tiny(), lora=Lora(dropout=0.0)).losses(pack(ROWS))
+    expected = JensUn(tiny()).losses(pack(ROWS))
+    assert found["forget"].item() == pytest.approx(expected["forget"].item(), rel=1e-6)
+    found["loss"].backward()
 
 
 def test_a_step_may_be_cut():

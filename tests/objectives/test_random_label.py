@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from math import log
 
+import lightning as L
 import pytest
 import torch
 
 from lightning_unlearn.data.packing import pack
+from lightning_unlearn.data.unlearning_records import UnlearningRecords
 from lightning_unlearn.objectives.random_label import RandomLabel
 from tests.cuts import check_cut
 from tests.dense import HALVES, ROWS, Table, as_padded, check_against_dense, dense, make_rows, row, tiny
+from tests.quiet import QUIET
 
 RANDOM = {**ROWS, "forget_random": make_rows([2, 6, 1], seed=5)}
 
@@ -51,6 +54,27 @@ def test_a_memorised_row_gives_a_finite_gradient():
 def test_a_step_may_be_cut():
     model = tiny()
     check_cut(RandomLabel(model), model, RANDOM)
+
+
+def test_training_on_a_data_module(tiny_model_dir, tiny_tokenizer):
+    """Each forget question meets an answer of another question, and another one in the next epoch."""
+
+    class Read(L.Callback):
+        def __init__(self):
+            self.met = []
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            texts = [tiny_tokenizer.decode(ids) for ids in batch.input_ids.split(list(batch.lengths))]
+            self.met.append(sorted(texts[batch.rows("forget_random")]))
+
+    forget = [{"question": f"Who wrote {i}?", "answer": f"Ana {i}."} for i in range(4)]
+    retain = [{"question": f"Where is {i}?", "answer": f"Here {i}."} for i in range(9)]
+    data = UnlearningRecords(forget=forget, retain=retain, tokenizer=tiny_tokenizer, batch_size=4)
+    read = Read()
+    L.Trainer(**QUIET, max_epochs=2, callbacks=[read]).fit(RandomLabel(str(tiny_model_dir())), data)
+    for met in read.met:
+        assert all(f"Who wrote {i}?" in text and "Here" in text for i, text in enumerate(met))
+    assert not set(read.met[0]) & set(read.met[1])
 
 
 def test_it_reads_mismatched_answers_and_retain():
