@@ -116,9 +116,9 @@ def check_positive(name: str, value: float) -> None:
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise a ValueError unless the value is 0 or above, and finite."""
+    """Raise a ValueError unless the value is at least 0, and finite."""
     if not 0 <= value < inf:
-        raise ValueError(f"{name} must be finite and not negative, got {value}")
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
 def answer_preservation_term(*, beta: float = 0.1) -> RetainTerm:

@@ -185,6 +185,7 @@ ROWS = {
     "retain": make_rows([9, 2, 3], seed=2),
     "forget_idk": make_rows([3, 5, 2], seed=3),
     "retain_idk": make_rows([2, 2, 6], seed=4),
+    "forget_random": make_rows([5, 2, 4], seed=5),
 }
 
 

@@ -121,5 +121,5 @@ def test_check_positive(value):
 @pytest.mark.parametrize("value", [-1e-9, float("nan"), float("inf")])
 def test_check_not_negative(value):
     losses.check_not_negative("beta", 0)
-    with pytest.raises(ValueError, match=f"beta must be finite and not negative, got {value}"):
+    with pytest.raises(ValueError, match=f"beta must be finite and at least 0, got {value}"):
         losses.check_not_negative("beta", value)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_unlearn.data.batching import rows_a_batch
 from lightning_unlearn.data.ordered import OrderedBatches
 from lightning_unlearn.data.orders import owner_of
+from lightning_unlearn.data.random_answers import RandomAnswerRows
 from lightning_unlearn.data.records import Record, check_disjoint, row_key
 from lightning_unlearn.data.refusals import REFUSALS, RefusalRows, read_refusals
 from lightning_unlearn.data.sampling import UnlearningLoader
@@ -23,10 +24,13 @@ from lightning_unlearn.data.share import ranks, trainer_options
 from lightning_unlearn.data.tokenization import Encoder
 
 GENERAL_SETS = ("real_authors", "world_facts")
+RANDOM = "forget_random"
 
 
 class UnlearningDataModule(LightningDataModule, ABC):
-    """Offer the roles forget, retain, forget_idk and retain_idk of a set of records.
+    """Offer the roles forget, retain, forget_idk, retain_idk and forget_random of a set of records.
+
+    "forget_random" holds forget questions with answers of retain rows; it is made only for an objective that reads it.
 
     A subclass says where records and evaluation sets come from; both are read once.
 
@@ -40,6 +44,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
         retain_per_forget: retain rows for each forget row.
         seed: seed of every order and of the refusals.
         refusals: a file with one refusal a line, or the refusals; an empty list leaves the "idk" roles out.
+        random_answers: how many answers of retain rows each forget row meets in "forget_random", one in every pass in
+            turn, at least 1.
         trust_remote_code: run code that comes with the tokenizer.
 
     Raises:
@@ -57,6 +63,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
         retain_per_forget: float = 1.0,
         seed: int = 0,
         refusals: str | Path | list[str] | None = None,
+        random_answers: int = 5,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
@@ -64,6 +71,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
             raise ValueError(f"retain_per_forget must be above 0, got {retain_per_forget}")
         if seed < 0:
             raise ValueError(f"seed must not be negative, got {seed}")
+        if random_answers < 1:
+            raise ValueError(f"random_answers must be at least 1, got {random_answers}")
         self.tokenizer: Any = tokenizer
         self.template = template
         self.max_length = max_length
@@ -71,6 +80,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
         self.tokens_per_batch = tokens_per_batch
         self.retain_per_forget = retain_per_forget
         self.seed = seed
+        self.random_answers = random_answers
         self.trust_remote_code = trust_remote_code
         self.encoder: Encoder | None = None
         self._given_refusals = refusals
@@ -138,7 +148,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
     def roles(self) -> tuple[str, ...]:
         """The roles that the data offers."""
         plain = tuple(role for role in ("forget", "retain") if role in self.records())
-        return plain + (tuple(f"{role}_idk" for role in plain) if self.refusals() else ())
+        idk = tuple(f"{role}_idk" for role in plain) if self.refusals() else ()
+        return plain + idk + ((RANDOM,) if "retain" in plain else ())
 
     def prepare_data(self) -> None:
         """Read once before the other processes do, so that a download happens once."""
@@ -182,10 +193,11 @@ class UnlearningDataModule(LightningDataModule, ABC):
         }
 
     def _read_roles(self) -> tuple[str, ...]:
-        """Roles that the trainer's module reads, of those that are offered."""
+        """Roles that the trainer's module reads, of those that are offered; without one, what most objectives read."""
         module = getattr(self.trainer, "lightning_module", None)
-        wanted = getattr(module, "roles", None) or self.roles
-        return tuple(role for role in self.roles if role in wanted) or self.roles
+        usual = tuple(role for role in self.roles if role != RANDOM)
+        wanted = getattr(module, "roles", None) or usual
+        return tuple(role for role in self.roles if role in wanted) or usual
 
     def _built_roles(self) -> tuple[str, ...]:
         """Roles that are read, and the rows that they go with."""
@@ -200,13 +212,17 @@ class UnlearningDataModule(LightningDataModule, ABC):
         built = self._built_roles()
         for role in built:
             if role not in self._rows:
-                records = self.records()[role.removesuffix("_idk")]
-                self._rows[role] = (
-                    RefusalRows(self.encoder, records, self.refusals(), seed=self.seed)
-                    if role.endswith("_idk")
-                    else self.encoder.rows(records)
-                )
+                self._rows[role] = self._make_rows(role, self.encoder)
         return {role: self._rows[role] for role in built}
+
+    def _make_rows(self, role: str, encoder: Encoder) -> Any:
+        records = self.records()[owner_of(role)]
+        if role == RANDOM:
+            others = self.records()["retain"]
+            return RandomAnswerRows(encoder, records, others, choices=self.random_answers, seed=self.seed)
+        if role.endswith("_idk"):
+            return RefusalRows(encoder, records, self.refusals(), seed=self.seed)
+        return encoder.rows(records)
 
 
 def _once(records: list[Record]) -> list[Record]:

@@ -90,6 +90,7 @@ class PackedBatch:
         scales: role -> factors that turn sums into means over the optimiser step (default: over this batch).
         attended: bool [T], false where other tokens must not attend (padding that is kept on purpose), or None.
         sequence_roles: roles whose targets were widened to question and answer.
+        retargeted: roles whose targets were replaced by others, so that it is not done twice.
         reference: role -> what the reference model says of its labelled tokens, [n, ...], where it was looked up.
     """
 
@@ -103,6 +104,7 @@ class PackedBatch:
     scales: Mapping[str, RoleScale] = field(default_factory=dict)
     attended: Tensor | None = None
     sequence_roles: frozenset[str] = frozenset()
+    retargeted: frozenset[str] = frozenset()
     reference: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -272,6 +274,7 @@ def concatenate(parts: Sequence[PackedBatch]) -> PackedBatch:
         scales={role: scale for part in parts for role, scale in part.scales.items()},
         attended=attended,
         sequence_roles=frozenset().union(*(part.sequence_roles for part in parts)),
+        retargeted=frozenset().union(*(part.retargeted for part in parts)),
         reference={role: values for part in parts for role, values in part.reference.items()},
     )
 
@@ -295,6 +298,7 @@ def _slice_role(batch: PackedBatch, role: str) -> PackedBatch:
         scales={role: batch.scales[role]} if role in batch.scales else {},
         attended=None if batch.attended is None else batch.attended[inputs],
         sequence_roles=batch.sequence_roles & {role},
+        retargeted=batch.retargeted & {role},
         reference={role: batch.reference[role]} if role in batch.reference else {},
     )
 

@@ -89,8 +89,12 @@ def parse_row(row: Any, source: str, *, question_key: str = "question", answer_k
 def row_key(record: Record) -> str:
     """Return question and answer without regard to case, spacing and Unicode form: equal for rows that say the same."""
     turns = [message["content"] for message in record.messages]
-    parts = [" ".join(unicodedata.normalize("NFKC", text).split()) for text in (*turns, record.question, record.answer)]
-    return "\0".join(parts).casefold()
+    return "\0".join(map(text_key, (*turns, record.question, record.answer)))
+
+
+def text_key(text: str) -> str:
+    """Return the text without regard to case, spacing and Unicode form."""
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def check_disjoint(forget: Sequence[Record], retain: Iterable[Record]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_unlearn.data.packing import TokenRow
+from lightning_unlearn.data.answers import AnswerRows
 from lightning_unlearn.data.records import Record, RecordError
 from lightning_unlearn.data.tokenization import Encoder
 
@@ -61,9 +61,8 @@ def read_refusals(path: str | Path) -> list[str]:
     return refusals
 
 
-class RefusalRows:
-    """Tokenise a refusal to each record's question when it is asked for: a hundred refusals a row are never held at
-    once.
+class RefusalRows(AnswerRows):
+    """Refusals as answers: a hundred refusals a row are never held at once.
 
     The refusals of a row come in turn, from a start that depends on the seed and the row, so that a row meets another
     one in every pass and a resumed run meets the same.
@@ -75,24 +74,12 @@ class RefusalRows:
         seed: seed of where each row starts.
     """
 
-    KEPT = 4096  # a loader asks for the rows of a step more than once
-
     def __init__(self, encoder: Encoder, records: list[Record], refusals: list[str], *, seed: int = 0) -> None:
-        self.encoder = encoder
-        self.records = records
+        super().__init__(encoder, records)
         self.refusals = refusals
         self.seed = seed
-        self._made: dict[tuple[int, int], TokenRow] = {}
 
-    def refusal(self, row: int, draw: int) -> str:
+    def answer(self, row: int, draw: int) -> str:
         """Return what is said to row `row` in pass `draw`."""
         start = int(np.random.default_rng((self.seed, row)).integers(len(self.refusals)))
         return self.refusals[(start + draw) % len(self.refusals)]
-
-    def __call__(self, row: int, draw: int) -> TokenRow:
-        """Return the tokens of row `row` with the refusal of pass `draw`."""
-        if (row, draw) not in self._made:
-            if len(self._made) >= self.KEPT:
-                self._made.clear()
-            self._made[row, draw] = self.encoder.row(self.records[row], answer=self.refusal(row, draw))
-        return self._made[row, draw]

@@ -54,18 +54,50 @@ def test_only_the_roles_of_the_objective_are_built(tiny_tokenizer):
     data.setup("fit")
     assert next(iter(data.train_dataloader())).roles == ("forget_idk",)
     assert set(data._rows) == {"forget", "forget_idk"}  # refusals go with rows, which are there but not packed
-    assert data.roles == ("forget", "retain", "forget_idk", "retain_idk")  # what is offered stays known
+    assert data.roles == (
+        "forget",
+        "retain",
+        "forget_idk",
+        "retain_idk",
+        "forget_random",
+    )  # what is offered stays known
     data.trainer = trainer(("forget", "retain_idk"))
     data.setup("fit")
     assert next(iter(data.train_dataloader())).roles == ("forget", "retain_idk")
     assert next(iter(data.val_dataloader())).roles == ("forget", "retain_idk")
 
 
+def test_random_answers_are_made_for_an_objective_that_reads_them(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, batch_size=6, random_answers=3, seed=7)
+    data.setup("fit")
+    assert "forget_random" not in data._rows
+    data.trainer = trainer(("forget_random", "retain"))
+    data.setup("fit")
+    rows = data._rows["forget_random"]
+    assert (rows.choices, rows.seed) == (3, 7)
+    (batch,) = data.train_dataloader()
+    assert batch.roles == ("retain", "forget_random")
+    assert batch.rows("forget_random") == slice(6, 12)
+    said = data.tokenizer.decode(batch.targets[batch.tokens("forget_random")])
+    assert {text.strip() for text in said.split("</s>")[:-1]} <= {record.answer for record in RETAIN}
+    (again,) = data.val_dataloader()
+    asked = data.tokenizer.decode(again.input_ids[again.spans["forget_random"].inputs])
+    assert all(record.question in asked for record in FORGET)
+
+
+def test_without_retain_rows_there_are_no_random_answers(tiny_tokenizer):
+    class Alone(Rows):
+        def read_records(self):
+            return {"forget": FORGET}
+
+    assert Alone(tokenizer=tiny_tokenizer).roles == ("forget", "forget_idk")
+
+
 def test_a_role_that_is_not_offered_is_left_to_the_objective(tiny_tokenizer):
     data = Rows(tokenizer=tiny_tokenizer, refusals=[])
     data.trainer = trainer(("forget", "forget_idk"))
     data.setup("fit")
-    assert data.roles == ("forget", "retain")
+    assert data.roles == ("forget", "retain", "forget_random")
     assert next(iter(data.train_dataloader())).roles == ("forget",)
 
 
@@ -170,6 +202,7 @@ def test_refusals_from_a_list_a_file_or_ours(tmp_path, tiny_tokenizer):
         ({"tokens_per_batch": 0}, "tokens_per_batch must be at least 1, got 0"),
         ({"retain_per_forget": 0.0}, "retain_per_forget must be above 0, got 0.0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"random_answers": 0}, "random_answers must be at least 1, got 0"),
     ],
 )
 def test_options_out_of_range(tiny_tokenizer, options, message):

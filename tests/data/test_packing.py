@@ -104,6 +104,10 @@ def test_select_keeps_scales_and_widened_roles(batch):
     assert wide.select(["forget"]).sequence_roles == {"forget"}
     assert wide.select(["retain"]).sequence_roles == frozenset()
     assert wide.select(["retain"]).scales == {"retain": scale}
+    marked = replace(batch, retargeted=frozenset({"forget"}))
+    assert marked.select(["forget"]).retargeted == {"forget"}
+    assert marked.select(["retain"]).retargeted == frozenset()
+    assert concatenate([marked.select(["forget"]), marked.select(["retain"])]).retargeted == {"forget"}
 
 
 def test_concatenate_undoes_select(batch):

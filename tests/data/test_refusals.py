@@ -24,13 +24,13 @@ def test_a_file_holds_one_a_line(tmp_path):
 def test_a_row_meets_every_refusal_in_turn_from_a_start_of_its_own(tiny_tokenizer):
     records = [Record(f"Q{i}?", "A") for i in range(20)]
     rows = RefusalRows(Encoder(tiny_tokenizer), records, list(REFUSALS), seed=3)
-    assert {rows.refusal(0, draw) for draw in range(len(REFUSALS))} == set(REFUSALS)
-    assert rows.refusal(0, 0) == rows.refusal(0, len(REFUSALS))
-    assert len({rows.refusal(row, 0) for row in range(20)}) > 5
+    assert {rows.answer(0, draw) for draw in range(len(REFUSALS))} == set(REFUSALS)
+    assert rows.answer(0, 0) == rows.answer(0, len(REFUSALS))
+    assert len({rows.answer(row, 0) for row in range(20)}) > 5
     again = RefusalRows(Encoder(tiny_tokenizer), records, list(REFUSALS), seed=3)
-    assert [again.refusal(row, 5) for row in range(20)] == [rows.refusal(row, 5) for row in range(20)]
+    assert [again.answer(row, 5) for row in range(20)] == [rows.answer(row, 5) for row in range(20)]
     other = RefusalRows(Encoder(tiny_tokenizer), records, list(REFUSALS), seed=4)
-    assert [other.refusal(row, 5) for row in range(20)] != [rows.refusal(row, 5) for row in range(20)]
+    assert [other.answer(row, 5) for row in range(20)] != [rows.answer(row, 5) for row in range(20)]
 
 
 def test_tokens_are_the_question_with_the_refusal(tiny_tokenizer, monkeypatch):
@@ -39,5 +39,5 @@ def test_tokens_are_the_question_with_the_refusal(tiny_tokenizer, monkeypatch):
     rows = RefusalRows(encoder, [Record("Q?", "A")], ["No.", "Pass."])
     for draw in range(5):
         row = rows(0, draw)
-        assert encoder.tokenizer.decode(row.targets) == f" {rows.refusal(0, draw)}</s>"
-        np.testing.assert_array_equal(row.input_ids, encoder.row(Record("Q?", rows.refusal(0, draw))).input_ids)
+        assert encoder.tokenizer.decode(row.targets) == f" {rows.answer(0, draw)}</s>"
+        np.testing.assert_array_equal(row.input_ids, encoder.row(Record("Q?", rows.answer(0, draw))).input_ids)

@@ -24,7 +24,7 @@ def test_own_files_with_own_keys(tmp_path, tiny_tokenizer):
         answer_key="completion",
     )
     data.setup("fit")
-    assert data.roles == ("forget", "retain", "forget_idk", "retain_idk")
+    assert data.roles == ("forget", "retain", "forget_idk", "retain_idk", "forget_random")
     assert {name: len(rows) for name, rows in data.evaluation_sets().items()} == {
         "forget": 1,
         "retain": 2,

@@ -99,5 +99,5 @@ def test_defaults_are_the_authors():
 @pytest.mark.parametrize("name", ["beta1", "beta2"])
 @pytest.mark.parametrize("value", [-0.5, float("nan")])
 def test_exponents_must_not_be_negative(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be finite and at least 0, got {value}"):
         SatImp(tiny(), **{name: value})

@@ -123,7 +123,7 @@ def test_defaults():
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [("beta", 0.0, "above 0"), ("alpha", -1.0, "finite and not negative"), ("epsilon", 0.0, "above 0")],
+    [("beta", 0.0, "above 0"), ("alpha", -1.0, "finite and at least 0"), ("epsilon", 0.0, "above 0")],
 )
 def test_bad_arguments(name, value, expected):
     with pytest.raises(ValueError, match=f"{name} must be {expected}, got {value}"):

@@ -98,5 +98,5 @@ def test_defaults():
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf")])
 def test_beta_must_not_be_negative(beta):
-    with pytest.raises(ValueError, match=f"beta must be finite and not negative, got {beta}"):
+    with pytest.raises(ValueError, match=f"beta must be finite and at least 0, got {beta}"):
         WGA(tiny(), beta=beta)
