@@ -78,12 +78,15 @@ def import_modules(package: Any) -> None:
 
 
 class HelpFormatter(DefaultHelpFormatter):
-    """Help without endless lists: every layer of PyTorch is a subclass of nn.Module, and nobody names one here."""
+    """Help without endless lists: of more classes than can be read PyTorch's optimisers are named, and no layers."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text: str = super()._get_help_string(action)
-        names = text.partition(", known subclasses: ")[2].split(", ")
-        return text if len(names) <= LONGEST_LIST else text.partition(", known subclasses: ")[0] + ")"
+        start, known, names = text.partition(", known subclasses: ")
+        if names.count(", ") < LONGEST_LIST:
+            return text
+        optimizers = [name for name in names.rstrip(")").split(", ") if name.startswith("torch.optim.")]
+        return f"{start}{known}{', '.join(optimizers)})" if optimizers else f"{start})"
 
 
 class UnlearnParser(OneLineErrors, LightningArgumentParser):
