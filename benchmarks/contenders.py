@@ -29,9 +29,8 @@ from lightning_unlearn.objectives.dpo import DPO
 from lightning_unlearn.objectives.maximize_entropy import MaximizeEntropy
 from lightning_unlearn.objectives.npo import NPO
 
-OURS, COMPILED = "ours", "ours compiled"
-PADDED = {"plain": PLAIN.__getitem__, "chunked": chunked_loss}
-KINDS = (OURS, COMPILED, *PADDED)
+OURS, PADDED = "ours", {"plain": PLAIN.__getitem__, "chunked": chunked_loss}
+KINDS = (OURS, *PADDED)
 LORA = Lora(dropout=0.0)
 OBJECTIVES: dict[str, tuple[type[Objective], dict]] = {
     "ME+GD": (MaximizeEntropy, {"retain": "nll"}),
@@ -139,7 +138,7 @@ def name_of(kind: str, width: int | None) -> str:
     >>> name_of("ours", None), name_of("plain", 500), name_of("plain", None)
     ('ours', 'plain to 500', 'plain to longest')
     """
-    return f"{kind} to {width or 'longest'}" if kind in PADDED else kind
+    return kind if kind == OURS else f"{kind} to {width or 'longest'}"
 
 
 def contender(kind: str, width: int | None, setting: Setting) -> Contender:
@@ -153,21 +152,20 @@ def contender(kind: str, width: int | None, setting: Setting) -> Contender:
     Raises:
         Unavailable: it does not offer the objective, or is not installed.
     """
-    if kind not in PADDED:
-        return _ours(kind, setting)
+    if kind == OURS:
+        return _ours(setting)
     return _padded(name_of(kind, width), PADDED[kind](setting.case.objective), width, setting)
 
 
-def _ours(kind: str, setting: Setting) -> Contender:
+def _ours(setting: Setting) -> Contender:
     case, rows = setting.case, _first(setting)
     needs_copy = case.needs_reference and case.tuning == "full"
     objective = make_objective(case, _checkpointed(setting), twin(setting.reference) if needs_copy else "auto")
-    objective.compile_layers = kind == COMPILED
     batch = pack(rows).to(case.device)
     tokens = useful_tokens(rows)
     held = _bytes(setting.reference) if needs_copy else 0
     return Contender(
-        kind, tokens, tokens, held, lambda: objective.losses(batch)["loss"], lambda: _fit(objective, setting)
+        OURS, tokens, tokens, held, lambda: objective.losses(batch)["loss"], lambda: _fit(objective, setting)
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.contenders import PADDED, Contender, Setting, contender, name_of, prepare, trained
+from benchmarks.contenders import OURS, Contender, Setting, contender, name_of, prepare, trained
 from benchmarks.peers import reason
 from benchmarks.step_cases import StepCase
 from benchmarks.timing import Step, peak_bytes, seconds, times
@@ -68,7 +68,7 @@ def names(kinds: Sequence[str], widths: Sequence[int | None]) -> list[tuple[str,
     >>> names(("ours", "plain"), (500, None))
     [('ours', None), ('plain', 500), ('plain', None)]
     """
-    return [(kind, width) for kind in kinds for width in (widths if kind in PADDED else (None,))]
+    return [(kind, width) for kind in kinds for width in ((None,) if kind == OURS else widths)]
 
 
 def measure(

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lightning_unlearn import resume
-from lightning_unlearn.compiled import compile_layers
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.data.share import check_train_loaders
@@ -65,7 +64,6 @@ class Objective(L.LightningModule):
         scheduler: "linear" or "cosine" decay to 0, or "constant", after the warm-up.
         optimizer: function of the trainable parameters that returns an optimiser (default: AdamW).
         gradient_checkpointing: keep layer inputs only, and repeat layers in backward.
-        compile_layers: compile norms and MLPs of the layers with torch.compile; takes seconds at the first step.
         cpu_offload: of a sharded model, keep parameters, gradients and optimiser states in host memory between uses.
         dtype: precision of a checkpoint's weights (default: as saved).
         attn_implementation: transformers' attention name.
@@ -95,7 +93,6 @@ class Objective(L.LightningModule):
         scheduler: str = "linear",
         optimizer: Callable[[Iterable], Optimizer] | None = None,
         gradient_checkpointing: bool = False,
-        compile_layers: bool = False,
         cpu_offload: bool = False,
         dtype: str | None = None,
         attn_implementation: str | None = None,
@@ -132,7 +129,6 @@ class Objective(L.LightningModule):
         self.scheduler = scheduler
         self.optimizer = optimizer
         self.gradient_checkpointing = gradient_checkpointing
-        self.compile_layers = compile_layers
         self.cpu_offload = cpu_offload
         self.load_options: dict[str, Any] = {
             "dtype": dtype,
@@ -302,14 +298,10 @@ class Objective(L.LightningModule):
         select_trainable(self.model, layers=self.train_layers, patterns=self.trainable)
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.compile_layers:
-            compile_layers(self.model)
         if self.device_mesh is not None:  # Lightning's ModelParallelStrategy
             self._shard()
 
     def _shard(self) -> None:
-        if self.compile_layers:
-            raise ValueError("compile_layers must be False for a model that is sharded, got True")
         held = self.needs_reference and self.reference != "cache"
         reference = self.reference_model() if held else None  # copied while the weights are whole
         copies = [reference.model] if isinstance(reference, Frozen) and reference.ours else []

@@ -252,7 +252,7 @@ def test_eps_is_required():
     [
         ({"eps": 0.0}, r"eps must be above 0, got 0\.0"),
         ({"dual_step_size": 0.0}, r"dual_step_size must be above 0, got 0\.0"),
-        ({"dual_warmup_epochs": -1}, "dual_warmup_epochs must be at least 0, got -1"),
+        ({"dual_warmup_epochs": -1}, "dual_warmup_epochs must be finite and at least 0, got -1"),
         ({"retain_weight": -1.0}, r"retain_weight must be finite and at least 0, got -1\.0"),
         ({"retain": "none"}, "retain must name the term that eps bounds, got 'none'"),
     ],

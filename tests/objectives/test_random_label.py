@@ -82,4 +82,4 @@ def test_it_reads_mismatched_answers_and_retain():
     assert objective.roles == ("forget_random", "retain")
     assert (objective.forget_weight, objective.retain_weight) == (1.0, 1.0)
     with pytest.raises(ValueError, match=r"roles \('forget_random', 'retain'\) of RandomLabel, got \('forget', "):
-        objective.losses(pack(ROWS))
+        objective.losses(pack({role: ROWS[role] for role in ("forget", "retain")}))

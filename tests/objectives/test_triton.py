@@ -34,7 +34,7 @@ def test_a_training_step_is_pytorchs(cls, options, trained, monkeypatch):
         model = tiny("gemma2", dtype=torch.float32, final_logit_softcapping=3.0)  # a soft cap on the logits
         model = (model if LORA[trained] is None else add_lora(model, LORA[trained])).to(DEVICE)
         objective = cls(model, **options)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05 / max(objective.retain_weight, 1))
         for _ in range(2):  # the second step sees what the first changed, and the reference stays behind
             optimizer.zero_grad()
             losses = objective.losses(batch)
@@ -45,7 +45,8 @@ def test_a_training_step_is_pytorchs(cls, options, trained, monkeypatch):
     names = {backend: {schedule.name for schedule in taken} for backend, taken in schedules.items()}
     for taken in names.values():
         assert taken <= ({"unit gradients", "recompute"} if trained == "frozen head" else {"recompute"})
-        assert trained != "frozen head" or "unit gradients" in taken
+        few = any(len(fields) < 3 for fields in objective.statistics.values())  # more gradients are formed together
+        assert trained != "frozen head" or not few or "unit gradients" in taken
     (loss, gradients, weights), (expected, expected_gradients, expected_weights) = found["triton"], found["torch"]
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert_same_gradients(gradients, expected_gradients, tolerance=1e-4)
