@@ -96,7 +96,7 @@ def test_a_window_cut_short_by_the_trainer_is_a_whole_step():
     assert 0.7 < ratio < 1.4  # a quarter, had the window been taken for one of four
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("cls", "options"), OBJECTIVES, ids=NAMES)
 def test_ranks_add_up_to_one_big_batch(cls, options, world_size):
     # 11 forget rows in steps of 6: the last micro-batches leave some ranks without a row of forget, or of any role

@@ -17,7 +17,9 @@ LORA = {
 }
 
 
-@pytest.mark.parametrize("trained", LORA)
+@pytest.mark.parametrize(
+    "trained", ["all weights", *(pytest.param(name, marks=pytest.mark.slow) for name in LORA if name != "all weights")]
+)
 @pytest.mark.parametrize(("cls", "options"), OBJECTIVES, ids=NAMES)
 def test_a_training_step_is_pytorchs(cls, options, trained, monkeypatch):
     monkeypatch.setattr("unlearn_kernels.tiles.FAST_ROWS", 1)
