@@ -44,13 +44,14 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     segment_lengths: tuple[int, ...] | None = None,
+    segment_parents: tuple[int, ...] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **options,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each segment with itself.
+    """Causal attention of each segment with itself, and with the one that it continues.
 
     Args:
         module: the attention layer (transformers' calling convention).
@@ -59,6 +60,7 @@ def packed_attention(
         value: [1, K, T, E] ([B, K, S, E]).
         attention_mask: used only without `segment_lengths`; boolean, True where a key is seen.
         segment_lengths: tokens of each packed row, summing to T.
+        segment_parents: number of the row that each continues and attends to, -1 for none; None: none does.
         scaling: factor of the scores (default 1 / sqrt(E)).
         dropout: probability of dropping an attention weight.
         sliding_window: tokens that each token sees, itself included.
@@ -76,7 +78,7 @@ def packed_attention(
             raise ValueError(f"attention does not support {name}; choose attn_implementation='eager' for this model")
     rules = Rules(scaling, dropout, sliding_window, softcap)
     if segment_lengths is not None:
-        return varlen_attention(query[0], key[0], value[0], segment_lengths, rules)[None], None
+        return varlen_attention(query[0], key[0], value[0], segment_lengths, rules, segment_parents)[None], None
     if softcap is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **options

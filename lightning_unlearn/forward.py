@@ -100,9 +100,34 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # model -> whether packing was seen to be right
 _packs_beyond_window: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # the same for longer rows
+_shares: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # the same for rows that continue others
+
+
+@torch.no_grad()
+def shares_prefixes(model: nn.Module, longest: int, device: torch.device) -> bool:
+    """Tell whether the model can run rows that continue others, see `data.prefixes`; found by a try, once.
+
+    Args:
+        model: see `HasTrunk`.
+        longest: tokens of the longest row, its parent's counted.
+        device: where the model computes.
+    """
+    inner = causal_lm(model)
+    _check_once(inner, device)
+    if not _packs[inner]:
+        return False
+    if inner not in _shares:
+        whole, parent = _probe(min(output_head(inner).weight.shape[0], 97), device, (7,)), (-1, 0)
+        parts = replace(whole, lengths=(4, 3), parents=parent)
+        with evaluating(inner):
+            _shares[inner] = _close(_packed_forward(inner, parts)[0], _padded_forward(inner, whole)[0])
+    window = getattr(inner.config.get_text_config(), "sliding_window", None)
+    return _shares[inner] and (not window or longest <= window or _agrees_beyond(inner, window, device))
 
 
 def _use_packing(inner: nn.Module, batch: PackedBatch) -> bool:
+    if batch.parents is not None:
+        return True
     if batch.attended is not None or not _packs[inner]:
         return False
     window = getattr(inner.config.get_text_config(), "sliding_window", None)
@@ -134,6 +159,7 @@ def _packed_forward(inner: nn.Module, batch: PackedBatch, balance: bool = False)
             position_ids=batch.position_ids.unsqueeze(0),
             use_cache=False,
             segment_lengths=batch.lengths,
+            **({} if batch.parents is None else {"segment_parents": batch.parents}),
             **({"output_router_logits": True} if balance else {}),
         )
     loss = load_balancing_loss(inner, output.router_logits, None) if balance else None

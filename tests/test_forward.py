@@ -10,6 +10,7 @@ from torch import nn
 from lightning_unlearn import attention, forward
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.data.padded import from_padded
+from lightning_unlearn.data.prefixes import pack_groups
 from lightning_unlearn.forward import evaluating, token_statistics
 from lightning_unlearn.head import Head
 from lightning_unlearn.varlen import Rules
@@ -65,6 +66,31 @@ def test_every_row_is_as_if_it_were_alone(arch, options, packs):
     assert_same_gradients(
         gradients((weights * ours).sum(), model), gradients((weights * theirs).sum(), plain), tolerance=2e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "packs"), CASES, ids=[f"{c[0]}-{'shares' if c[2] else 'not'}" for c in CASES]
+)
+def test_rows_that_begin_alike_are_as_if_each_were_alone(arch, options, packs):
+    model = tiny(arch, **options)
+    plain, device = copy.deepcopy(model), torch.device("cpu")
+    assert forward.shares_prefixes(model, 7, device) == packs
+    if packs:
+        beginning, rest = make_rows([7], seed=3)[0].input_ids[:5], ([3, 4, 5], [6], [3, 7, 8, 9])
+        group = [TokenRow(ids, np.arange(3, len(ids) - 1), ids[4:]) for ids in (np.append(beginning, r) for r in rest)]
+        with torch.no_grad():
+            ours = token_statistics(model, pack_groups([group, make_rows([4], seed=4)])).log_prob
+            theirs = torch.cat([alone(plain, row) for row in (*group, *make_rows([4], seed=4))])
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+def test_a_model_that_does_not_share_beginnings_is_found_by_a_try(monkeypatch):
+    model, device = tiny("llama"), torch.device("cpu")
+    attend = attention.varlen_attention
+    monkeypatch.setattr(
+        attention, "varlen_attention", lambda q, k, v, lengths, rules, parents: attend(q, k, v, lengths, rules)
+    )
+    assert not forward.shares_prefixes(model, 7, device)
 
 
 @pytest.mark.parametrize(("longest", "tried"), [(8, False), (9, True)])

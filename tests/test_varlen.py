@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lightning_unlearn import varlen
-from lightning_unlearn.varlen import KERNELS, Rules, flex, row_by_row, varlen_attention
+from lightning_unlearn.varlen import KERNELS, Lengths, Rules, flex, row_by_row, varlen_attention
 
 LENGTHS = (3, 1, 7)
+ROWS = Lengths(LENGTHS, LENGTHS)
 
 
 def heads(count: int, seed: int, dtype=torch.float64) -> torch.Tensor:
@@ -51,18 +52,58 @@ def test_row_by_row_and_its_gradients(rules, key_heads):
         torch.testing.assert_close(a, b)
 
 
+PARENTS = (-1, 0, 0)  # the rows of 1 and of 7 tokens continue that of 3
+
+
+def continued(attend, q, k, v, rules):
+    """Each row after its parent, one at a time, of which only its own tokens are kept."""
+    first, second, third = (slice(0, 3), slice(3, 4), slice(4, 11))
+    parts = []
+    for own, tokens in ((first, [first]), (second, [first, second]), (third, [first, third])):
+        inputs = (torch.cat([x[:, part] for part in tokens], dim=1) for x in (q, k, v))
+        length = sum(part.stop - part.start for part in tokens)
+        parts.append(attend(*inputs, Lengths((length,), (length,)), rules)[own.start - own.stop :])
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("rules", ALL_RULES)
+@pytest.mark.parametrize("kernel", ["row_by_row", "flex"])
+def test_rows_that_continue_others(monkeypatch, rules, kernel):
+    if kernel == "flex":
+        monkeypatch.setattr(varlen, "KERNELS", (((lambda query, rules: True), flex),))
+    with torch.no_grad():
+        inputs = [heads(count, seed, torch.float32).detach() for seed, count in enumerate((4, 2, 2))]
+        ours = varlen_attention(*inputs, LENGTHS, rules, PARENTS)
+        torch.testing.assert_close(ours, continued(row_by_row, *inputs, rules), rtol=1e-4, atol=1e-5)
+
+
+def test_what_flash_attention_is_asked_for_where_rows_continue_others(monkeypatch):
+    def flash_attn_varlen_func(q, k, v, starts_q, starts_k, longest_q, longest_k, **options):
+        assert (starts_q.tolist(), longest_q) == ([0, 3, 4, 11], 7)
+        assert (starts_k.tolist(), longest_k) == ([0, 3, 7, 17], 10)  # the parent's tokens come first
+        assert k[:3].equal(k[3:6])
+        assert k[:3].equal(k[7:10])
+        assert k[6].equal(heads(2, 1).transpose(0, 1)[3])
+        return q
+
+    fake = SimpleNamespace(flash_attn_varlen_func=flash_attn_varlen_func)
+    monkeypatch.setitem(sys.modules, "flash_attn", fake)
+    monkeypatch.setattr(varlen, "KERNELS", (((lambda query, rules: True), varlen._flash_2),))
+    varlen_attention(heads(4, 0), heads(2, 1), heads(2, 2), LENGTHS, Rules(), PARENTS)
+
+
 @pytest.mark.parametrize("rules", ALL_RULES[:10])
 def test_flex(rules):
     with torch.no_grad():  # its backward needs a GPU
         inputs = [heads(count, seed, torch.float32).detach() for seed, count in enumerate((4, 2, 2))]
-        torch.testing.assert_close(flex(*inputs, LENGTHS, rules), written_out(*inputs, rules), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(flex(*inputs, ROWS, rules), written_out(*inputs, rules), rtol=1e-4, atol=1e-5)
 
 
 def test_dropout():
     inputs = heads(1, 0), heads(1, 1), torch.ones(1, sum(LENGTHS), 8, dtype=torch.float64)
     for softcap in (None, 5.0):
         torch.manual_seed(0)
-        ours = row_by_row(*inputs, LENGTHS, Rules(dropout=0.5, softcap=softcap))
+        ours = row_by_row(*inputs, ROWS, Rules(dropout=0.5, softcap=softcap))
         assert not torch.allclose(ours, torch.ones_like(ours))  # each would be 1 if all weights were kept
 
 
@@ -92,7 +133,7 @@ def test_what_flash_attention_is_asked_for(monkeypatch, rules, version):
     monkeypatch.setitem(sys.modules, module, fake_flash(calls))
     attend = {2: varlen._flash_2, 3: varlen._flash_3}[version]
     inputs = heads(4, 0), heads(2, 1), heads(2, 2)
-    torch.testing.assert_close(attend(*inputs, LENGTHS, rules), written_out(*inputs, rules))
+    torch.testing.assert_close(attend(*inputs, ROWS, rules), written_out(*inputs, rules))
     assert calls == [0.0]
 
 
@@ -105,7 +146,7 @@ def test_what_pytorchs_kernel_is_asked_for(monkeypatch):
     monkeypatch.setattr(varlen, "_torch_varlen", lambda: varlen_attn)
     inputs = heads(4, 0), heads(2, 1), heads(2, 2)
     for rules in (Rules(), Rules(scaling=0.7, window=3)):
-        torch.testing.assert_close(varlen._torch(*inputs, LENGTHS, rules), written_out(*inputs, rules))
+        torch.testing.assert_close(varlen._torch(*inputs, ROWS, rules), written_out(*inputs, rules))
 
 
 def test_pytorchs_kernel_is_known_by_its_arguments():

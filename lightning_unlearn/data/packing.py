@@ -92,6 +92,8 @@ class PackedBatch:
         sequence_roles: roles whose targets were widened to question and answer.
         retargeted: roles whose targets were replaced by others, so that it is not done twice.
         reference: role -> what the reference model says of its labelled tokens, [n, ...], where it was looked up.
+        parents: number of the row that each row continues, -1 for none, see `data.prefixes`; None: no row does. Such a
+            batch has one role, and is for models that can share prefixes.
     """
 
     input_ids: Tensor
@@ -106,6 +108,7 @@ class PackedBatch:
     sequence_roles: frozenset[str] = frozenset()
     retargeted: frozenset[str] = frozenset()
     reference: Mapping[str, Tensor] = field(default_factory=dict)
+    parents: tuple[int, ...] | None = None
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -243,11 +246,11 @@ def pack(rows: Mapping[str, Sequence[TokenRow]], *, scales: Mapping[str, RoleSca
         row_at, token_at = n_rows, n_tokens
     index = np.concatenate([row.target_positions + start for row, start in zip(flat, starts, strict=True)])
     return PackedBatch(
-        input_ids=_tensor(np.concatenate([row.input_ids for row in flat])),
-        position_ids=_tensor(np.concatenate([np.arange(length) for length in lengths])),
-        target_index=_tensor(index),
-        targets=_tensor(np.concatenate([row.targets for row in flat])),
-        target_row=_tensor(np.repeat(np.arange(len(flat)), counts)),
+        input_ids=int64_tensor(np.concatenate([row.input_ids for row in flat])),
+        position_ids=int64_tensor(np.concatenate([np.arange(length) for length in lengths])),
+        target_index=int64_tensor(index),
+        targets=int64_tensor(np.concatenate([row.targets for row in flat])),
+        target_row=int64_tensor(np.repeat(np.arange(len(flat)), counts)),
         lengths=lengths,
         spans=spans,
         scales=dict(scales or {}),
@@ -285,7 +288,8 @@ def concatenate(parts: Sequence[PackedBatch]) -> PackedBatch:
     )
 
 
-def _tensor(array: np.ndarray) -> Tensor:
+def int64_tensor(array: np.ndarray) -> Tensor:
+    """Return the array as a tensor of int64, without a copy where it is one."""
     return torch.from_numpy(array.astype(np.int64, copy=False))
 
 
