@@ -1,10 +1,11 @@
-"""Bins of consecutive units, none above a cap: pure functions of the units' sizes.
+"""Bins of units, none above a cap: pure functions of the units' sizes.
 
 Shapes: U units, K bins; edges [K + 1] ascend from 0 to U, and bin k holds the units edges[k], ..., edges[k + 1] - 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 
@@ -30,6 +31,30 @@ def next_fit(sizes: np.ndarray, cap: int) -> np.ndarray:
         edges.append(int(np.searchsorted(until, held + cap, side="right")))
         held = int(until[edges[-1] - 1])
     return np.array(edges)
+
+
+def by_size(sizes: Sequence[int], cap: int) -> Iterator[list[int]]:
+    """Put units of like size together, largest first; one above the cap is alone.
+
+    A model that must pad pads little, and memory runs out early or never.
+
+    >>> list(by_size([3, 9, 4, 2], 7))
+    [[1], [2, 0], [3]]
+
+    Args:
+        sizes: of the units.
+        cap: most that a bin may hold.
+    """
+    held: list[int] = []
+    used = 0
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        if held and used + sizes[i] > cap:
+            yield held
+            held, used = [], 0
+        held.append(i)
+        used += sizes[i]
+    if held:
+        yield held
 
 
 def split_fullest(edges: np.ndarray, sizes: np.ndarray, count: int) -> np.ndarray:

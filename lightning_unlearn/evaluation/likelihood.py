@@ -7,7 +7,7 @@ Shapes: M rows to score, N labelled tokens of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.data.bins import by_size
 from lightning_unlearn.data.packing import PackedBatch, TokenRow, pack
 from lightning_unlearn.data.prefixes import pack_groups, packed_tokens
 from lightning_unlearn.forward import evaluating, hidden_states, shares_prefixes
@@ -93,7 +94,7 @@ def group_likelihoods(
         share, longest = any(one for one, _ in asked), max(length for _, length in asked)
     share = share and shares_prefixes(model, longest, device)
     sizes = [packed_tokens(group) if share else sum(len(row.input_ids) for row in group) for group in groups]
-    batches = list(_batches(sizes, tokens_per_batch))
+    batches = list(by_size(sizes, tokens_per_batch))
     if is_sharded(model):
         batches += [[]] * (max(gather(len(batches))) - len(batches))
     found: dict[int, list[RowLikelihood]] = {}
@@ -131,17 +132,3 @@ def _scored(model: nn.Module, batch: PackedBatch, groups: Sequence[Group]) -> li
 
 def _listed(values: Tensor, kept: bool) -> list:
     return values.tolist() if kept else []
-
-
-def _batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Put groups of like size together, so that a model that must pad pads little, within the budget of tokens."""
-    batch: list[int] = []
-    used = 0
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        if batch and used + sizes[i] > budget:
-            yield batch
-            batch, used = [], 0
-        batch.append(i)
-        used += sizes[i]
-    if batch:
-        yield batch
