@@ -164,11 +164,8 @@ def _squared_norms(model: nn.Module, batch: PackedBatch) -> Tensor:
     norms = _Norms(
         batch, torch.zeros(len(batch), device=batch.input_ids.device, dtype=_wide(head.weight[:0]).dtype), tied
     )
-    hooks = [
-        module.register_forward_hook(_reader(norms, add))
-        for module, add in _modules(inner, norms)
-        if module is not head.layer
-    ]
+    known = list(_modules(inner, norms))  # all of them, before any has a hook
+    hooks = [module.register_forward_hook(_reader(norms, add)) for module, add in known if module is not head.layer]
     try:
         hidden = hidden_states(model, batch)
     finally:
