@@ -1,4 +1,4 @@
-"""ROUGE: how much of the reference answer's wording an output repeats."""
+"""ROUGE recall: how much of the reference answer's wording an output repeats."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class RougeRecall(NamedTuple):
 
 
 @cache
-def _scorer(*, use_stemmer: bool = True):
+def _scorer():
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rougeL"], use_stemmer=use_stemmer)
+    return RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
 
 
 def rouge_recall(output: str, target: str) -> RougeRecall:
@@ -41,22 +41,6 @@ def rouge_recall(output: str, target: str) -> RougeRecall:
     """
     scores = _scorer().score(target, output)
     return RougeRecall(scores["rouge1"].recall, scores["rougeL"].recall)
-
-
-def rouge_l_f1(output: str, target: str) -> float:
-    """Compute the F1 of the longest common subsequence of words, in [0, 1], words not stemmed.
-
-    Source: MUSE (arXiv 2407.06460, section 3; package `rouge_score`).
-
-    Args:
-        output: the generated text.
-        target: the reference answer.
-
-    Example:
-        >>> rouge_l_f1("She was born in Rome", "Born in Rome")  # precision 3/5, recall 3/3
-        0.75
-    """
-    return _scorer(use_stemmer=False).score(target, output)["rougeL"].fmeasure
 
 
 def _rouge_update(outputs: Sequence[str], targets: Sequence[str]) -> tuple[float, float, int]:

@@ -48,7 +48,7 @@ def test_a_set_that_is_scored_by_likelihood_alone_has_no_answer(judge, monkeypat
 
 
 def test_an_answer_ends_as_its_set_has_it(judge, monkeypatch):
-    tokenizer, asked = judge.encoder.tokenizer, {}
+    asked = {}
 
     def answers(model, tokenizer, prompts, **options):
         asked.update(options, prompts=[tokenizer.decode(prompt) for prompt in prompts])
