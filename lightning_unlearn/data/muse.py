@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ class MUSE(UnlearningDataModule):
     Args:
         data: hub id ("muse-bench/MUSE-News", "muse-bench/MUSE-Books"), or a folder with its subsets.
         size: forget the first so many of four parts, each part of the next (scalability); all of "raw" where None.
-        sustainability: forget one of four parts, none of which share a text, at a request: the one that `request` names.
+        sustainability: forget one of four parts, which share no text, at each request: the one that `request` names.
         request: number of the request, from 1.
         max_length: most tokens of a row.
         options: options of `UnlearningDataModule`.
@@ -101,6 +100,6 @@ def _verbatim(row: Any, place: str) -> Record:
     return replace(record, question="", prefill=record.question)
 
 
-def _turns(example: Record) -> tuple[Mapping[str, str], ...]:
+def _turns(example: Record) -> tuple[dict[str, str], ...]:
     """An example as turns before a question; MUSE leaves a line empty after its answer."""
     return {"role": "user", "content": example.question}, {"role": "assistant", "content": example.answer + "\n"}

@@ -20,7 +20,8 @@ from lightning_unlearn.metrics.cosine_similarity import cosine_similarity
 from lightning_unlearn.metrics.entailment import output_entails_target, target_entails_output
 from lightning_unlearn.metrics.exact_match import exact_match
 from lightning_unlearn.metrics.nli import NLIModel
-from lightning_unlearn.metrics.rouge import rouge_l_f1, rouge_recall
+from lightning_unlearn.metrics.rouge import rouge_recall
+from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
 from lightning_unlearn.metrics.sentence_encoder import SentenceEncoder
 from lightning_unlearn.metrics.token_entropy import token_entropy
 

@@ -11,7 +11,7 @@ from lightning_unlearn.evaluation.judge import Judge, Row
 from lightning_unlearn.evaluation.tofu import probabilities
 from lightning_unlearn.metrics.exact_match import exact_match
 from lightning_unlearn.metrics.nli import load_nli_model
-from lightning_unlearn.metrics.rouge import rouge_l_f1
+from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
 from lightning_unlearn.metrics.sentence_encoder import load_sentence_encoder
 from tests.evaluation.test_shared import SETS, assert_same
 
