@@ -25,6 +25,7 @@ from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.callbacks.preemption import EXIT_CODE, listening
 from lightning_unlearn.callbacks.run_files import METRICS, RunFiles
 from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.evaluation import closer_look, tofu
 from lightning_unlearn.evaluation.log import Log
 from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, select_rows, substitutes
@@ -250,6 +251,7 @@ class Evaluate(FitBegin):
                     pl_module.model,
                     encoder,
                     sets,
+                    set_options=_set_options(trainer),
                     max_new_tokens=self.max_new_tokens,
                     batch_size=self.batch_size,
                     progress=self.progress,
@@ -271,7 +273,9 @@ def _texts(trainer: Trainer) -> list[Any]:
     """What the model is asked and judged by."""
     sets, encoder = _data(trainer)
     prompts = [[name, encoder.prompt(records[0])] for name, records in sets.items() if records]
-    return [prompts, *([name, *astuple(replace(r, source=""))] for name, records in sets.items() for r in records)]
+    asked = [[name, *astuple(options)] for name, options in _set_options(trainer).items()]
+    texts = ([name, *astuple(replace(record, source=""))] for name, records in sets.items() for record in records)
+    return [prompts, asked, *texts]
 
 
 def _data(trainer: Trainer) -> tuple[dict[str, list[Record]], Any]:
@@ -282,6 +286,10 @@ def _data(trainer: Trainer) -> tuple[dict[str, list[Record]], Any]:
             f"got {type(data).__name__ if data is not None else 'no data module'}"
         )
     return data.evaluation_sets(), data.encoder
+
+
+def _set_options(trainer: Trainer) -> dict[str, SetOptions]:
+    return getattr(trainer.datamodule, "set_options", dict)()
 
 
 def _part(log: Log, sets: Mapping[str, Sequence[Record]], max_rows: int | None) -> Log:

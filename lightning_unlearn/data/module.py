@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_unlearn.data.alternates import AlternateRows, read_alternates
 from lightning_unlearn.data.batching import rows_a_batch
+from lightning_unlearn.data.chunks import chunk_rows, is_text
 from lightning_unlearn.data.guard import Guarded, Turns, example_turns, guard_turns
 from lightning_unlearn.data.ordered import OrderedBatches
 from lightning_unlearn.data.orders import owner_of
@@ -24,6 +25,7 @@ from lightning_unlearn.data.records import Record, check_disjoint, row_key
 from lightning_unlearn.data.refusals import REFUSALS, RefusalRows
 from lightning_unlearn.data.requests import cut_evaluation, cut_records
 from lightning_unlearn.data.sampling import UnlearningLoader
+from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.data.share import ranks, trainer_options
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.data.unanswerable import QUESTIONS, UnanswerableRows
@@ -38,6 +40,9 @@ class UnlearningDataModule(LightningDataModule, ABC):
 
     Those are made only for an objective that reads them: "forget_random" holds forget questions with answers of retain
     rows, "forget_alternate" with answers of a file, "forget_unanswerable" questions without an answer.
+
+    Where all rows of a role are plain texts, they are cut into rows of `max_length` tokens, none of which is lost, and
+    no refusals or other answers go with them.
 
     A subclass says where records and evaluation sets come from; both are read once.
 
@@ -164,6 +169,10 @@ class UnlearningDataModule(LightningDataModule, ABC):
             self._evaluation_sets = sets
         return self._evaluation_sets
 
+    def set_options(self) -> dict[str, SetOptions]:
+        """Return how the rows of evaluation sets are asked, for those that differ from the others."""
+        return {}
+
     def refusals(self) -> list[str]:
         """Return what a model may answer instead."""
         given = self._given_refusals
@@ -200,10 +209,12 @@ class UnlearningDataModule(LightningDataModule, ABC):
     @property
     def roles(self) -> tuple[str, ...]:
         """The roles that the data offers."""
-        plain = tuple(role for role in ("forget", "retain") if role in self.records())
-        idk = tuple(f"{role}_idk" for role in plain) if self.refusals() else ()
-        random = (RANDOM,) if "retain" in plain else ()
-        alternate = (ALTERNATE,) if self.alternates is not None else ()
+        records = self.records()
+        plain = tuple(role for role in ("forget", "retain") if role in records)
+        asked = tuple(role for role in plain if not all(map(is_text, records[role])))
+        idk = tuple(f"{role}_idk" for role in asked) if self.refusals() else ()
+        random = (RANDOM,) if "forget" in asked and "retain" in plain else ()
+        alternate = (ALTERNATE,) if "forget" in asked and self.alternates is not None else ()
         return plain + idk + random + alternate + ((UNANSWERABLE,) if self.unanswerable() else ())
 
     @property
@@ -296,7 +307,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
             return UnanswerableRows(encoder, self.unanswerable())
         if role.endswith("_idk"):
             return RefusalRows(encoder, records, self.refusals(), seed=self.seed)
-        return encoder.rows(records)
+        return chunk_rows(encoder, records) if all(map(is_text, records)) else encoder.rows(records)
 
 
 def _lines(given: str | Path | list[str], what: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Read records from JSON lines, a JSON array, the Hugging Face hub, or a saved `datasets` folder.
+"""Read records from JSON lines, a JSON array, Parquet, the Hugging Face hub, or a saved `datasets` folder.
 
 A source is a path, a hub id ("owner/name", "owner/name:config", "owner/name:config:split"), or rows already in memory.
 """
@@ -14,6 +14,8 @@ from typing import Any
 from lightning_unlearn.data.records import Record, RecordError, parse_row, shown
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+PARQUET = ".parquet"
+SHOWN_FILES = 5
 Source = str | PathLike | Iterable[Record | Mapping[str, Any]]
 
 
@@ -28,7 +30,8 @@ def read_records(
     """Read and check every row of a source.
 
     Args:
-        source: a file of JSON lines or one JSON array, a folder saved by `datasets`, a hub id, or rows in memory.
+        source: a file of JSON lines, one JSON array or Parquet, a folder saved by `datasets`, a hub id, or rows in
+            memory.
         split: split of a hub dataset or a saved folder; "train", or the only one, where None.
         question_key: the field that holds the question.
         answer_key: the field that holds the answer.
@@ -84,13 +87,50 @@ def _open(source: Source, split: str | None, name: str) -> tuple[str, Iterable[t
         return name, enumerate(source, start=1)
     path = Path(source)
     if path.is_file():
-        return str(source), _json_rows(path)
+        return str(source), _parquet_rows(path) if path.suffix == PARQUET else _json_rows(path)
     if path.is_dir():
         return _dataset_rows(str(source), None, split, folder=path)
-    if path.suffix in JSON_SUFFIXES or path.is_absolute():
+    if path.suffix in (*JSON_SUFFIXES, PARQUET) or path.is_absolute():
         raise RecordError(f"{source}: no such file")
     identifier, config, in_name = (*str(source).split(":"), None, None)[:3]
     return _dataset_rows(str(identifier), config or None, split or in_name or None, folder=None)
+
+
+def read_subset(data: str | PathLike, subset: str, split: str) -> list[tuple[str, Any]]:
+    """Read every row of a split of a benchmark as it is, with its place.
+
+    Args:
+        data: hub id, or a folder with `subset/split`, or `subset` alone where that has one split, as JSON or Parquet
+            (whose name may go on after the split, as in what the hub stores).
+        subset: configuration of the dataset; "" for the only one.
+        split: of the subset.
+
+    Raises:
+        RecordError: if there is no such split, or a row cannot be read.
+    """
+    folder = Path(data)
+    if not folder.is_dir():
+        return read_rows(f"{data}:{subset}:{split}")
+    for stem in filter(None, (f"{subset or 'data'}/{split}", subset)):
+        names = (*(f"{stem}{suffix}" for suffix in JSON_SUFFIXES), f"{stem}{PARQUET}", f"{stem}-*{PARQUET}")
+        files = [file for name in names for file in sorted(folder.glob(name))]
+        if files:
+            return [row for file in files for row in read_rows(file)]
+    existing = sorted({str(file.relative_to(folder)) for file in folder.glob("**/*") if file.is_file()})
+    shown_files = ", ".join(existing[:SHOWN_FILES]) + (", ..." if len(existing) > SHOWN_FILES else "")
+    raise RecordError(
+        f'{data}: no file of split "{split}"' + (f' of subset "{subset}"' if subset else "") + f", got {shown_files}"
+    )
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    from pyarrow import parquet  # what `datasets` reads with; nothing is copied into a cache
+
+    try:
+        yield from enumerate(parquet.read_table(path).to_pylist(), start=1)
+    except pyarrow.ArrowInvalid as error:
+        raise RecordError(f"{path}: must be Parquet, got {error}") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:

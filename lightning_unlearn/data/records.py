@@ -32,6 +32,7 @@ class Record:
         paraphrased_answer: the answer in other words, or "".
         perturbed_answers: wrong answers in the form of the paraphrased answer.
         subject: the author or entity that the row is about, or "".
+        prefill: how what follows the question begins: given with the prompt, and not labelled.
         source: "file:row" for messages, or "".
     """
 
@@ -43,6 +44,12 @@ class Record:
     perturbed_answers: tuple[str, ...] = ()
     subject: str = ""
     source: str = ""
+    prefill: str = ""
+
+    @property
+    def asked(self) -> str:
+        """What the answer follows: the question, or the beginning of a plain text."""
+        return self.question or self.prefill
 
 
 def parse_row(row: Any, source: str, *, question_key: str = "question", answer_key: str = "answer") -> Record:
@@ -89,7 +96,8 @@ def parse_row(row: Any, source: str, *, question_key: str = "question", answer_k
 def row_key(record: Record) -> str:
     """Return question and answer without regard to case, spacing and Unicode form: equal for rows that say the same."""
     turns = [message["content"] for message in record.messages]
-    return "\0".join(map(text_key, (*turns, record.question, record.answer)))
+    given = [record.prefill] if record.prefill else []
+    return "\0".join(map(text_key, (*turns, record.question, *given, record.answer)))
 
 
 def text_key(text: str) -> str:

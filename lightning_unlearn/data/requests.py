@@ -11,12 +11,12 @@ EARLIER = "forgotten_"  # and the number of the request: an evaluation set
 
 
 def must_go(name: str) -> bool:
-    """Whether an evaluation set of this name is to be forgotten: "forget", or that of an earlier request.
+    """Whether an evaluation set of this name is to be forgotten: "forget", a kind of it, or that of an earlier request.
 
-    >>> must_go("forget"), must_go("forgotten_2"), must_go("retain")
-    (True, True, False)
+    >>> must_go("forget"), must_go("forget_question"), must_go("forgotten_2"), must_go("retain")
+    (True, True, True, False)
     """
-    return name == "forget" or name.startswith(EARLIER)
+    return name == "forget" or name.startswith(("forget_", EARLIER))
 
 
 def cut_records(records: Mapping[str, Sequence[Record]], *, rows: int, request: int) -> Rows:

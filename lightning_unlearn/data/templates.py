@@ -44,7 +44,7 @@ class Template(Protocol):
 
 
 def render(template: Template, record: Record, *, question: str | None = None, answer: str | None = None) -> Rendered:
-    """Return a record as text with the span of its answer; plain text has no prompt.
+    """Return a record as text with the span of its answer; plain text has no prompt but what it begins with.
 
     Args:
         template: the prompt template.
@@ -55,6 +55,8 @@ def render(template: Template, record: Record, *, question: str | None = None, a
     question = record.question if question is None else question
     answer = record.answer if answer is None else answer
     prompt, separator = template.prompt(record, question) if question else ("", "")
+    if record.prefill:
+        prompt, separator = _apart(prompt + separator + record.prefill)
     text = prompt + separator + answer
     return Rendered(text, len(prompt), len(text))
 
@@ -98,9 +100,7 @@ class TextTemplate:
         for turn in record.messages:
             content = turn["content"]
             turns.append(self._fill(content) if turn["role"] == "user" else content + "\n")
-        filled = "".join(turns) + self._fill(question)
-        prompt = filled.rstrip(" ")
-        return prompt, filled[len(prompt) :]
+        return _apart("".join(turns) + self._fill(question))
 
     def _fill(self, question: str) -> str:
         return self.pattern.replace("{question}", question)
@@ -175,3 +175,9 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             roles = [turn["role"] for turn in turns]
             raise ValueError(f"{source or 'record'}: the chat template refuses turns {roles}: {error}") from error
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """Cut off the spaces at the end, which belong to the answer."""
+    prompt = text.rstrip(" ")
+    return prompt, text[len(prompt) :]

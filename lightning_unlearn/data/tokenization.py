@@ -108,8 +108,9 @@ class Encoder:
         encoded = self.tokenizer(
             text, add_special_tokens=self.template.special_tokens, return_offsets_mapping=True, verbose=False
         )
-        last = max(i for i, (_, end) in enumerate(encoded.offset_mapping) if end)
-        return encoded.input_ids[: last + 1]  # a tokenizer that appends eos must not end the prompt with it
+        ids, offsets = self._with_one_bos(record, encoded.input_ids, encoded.offset_mapping)
+        last = max(i for i, (_, end) in enumerate(offsets) if end)
+        return ids[: last + 1]  # a tokenizer that appends eos must not end the prompt with it
 
     def _encode(self, records: Sequence[Record], texts: Sequence[Rendered]) -> tuple[list[TokenRow], int]:
         """Return the rows, and how many of them lost a part of their answer."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_unlearn.evaluation.log import Log, Sample
+from lightning_unlearn.evaluation.rows import column, has
 from lightning_unlearn.evaluation.tofu import (
     can_have_utility,
-    column,
     harmonic_mean,
     has_perturbed,
     probabilities,
@@ -79,7 +79,7 @@ def scores(log: Log) -> dict[str, float]:
 
 def has_text_metrics(log: Log) -> bool:
     """Tell whether every sample holds the three text metrics (the TOFU authors' logs do not)."""
-    return all(sample.get(key) is not None for samples in log.values() for sample in samples for key in TEXT_METRICS)
+    return all(has(samples, *TEXT_METRICS) for samples in log.values() if samples)
 
 
 def _utility_numbers(samples: Sequence[Sample], name: str) -> list[float]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.requests import must_go
+from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.evaluation.likelihood import RowLikelihood, row_likelihoods
 from lightning_unlearn.evaluation.log import Sample
@@ -17,8 +18,10 @@ from lightning_unlearn.evaluation.tofu import probabilities
 from lightning_unlearn.generation import generate
 from lightning_unlearn.metrics.cosine_similarity import cosine_similarity
 from lightning_unlearn.metrics.entailment import output_entails_target, target_entails_output
+from lightning_unlearn.metrics.exact_match import exact_match
 from lightning_unlearn.metrics.nli import NLIModel
 from lightning_unlearn.metrics.rouge import rouge_recall
+from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
 from lightning_unlearn.metrics.sentence_encoder import SentenceEncoder
 from lightning_unlearn.metrics.token_entropy import token_entropy
 
@@ -54,15 +57,21 @@ class Judge:
     sentence_encoder: SentenceEncoder | None
     nli: NLIModel | None
 
-    def samples(self, rows: Sequence[Row]) -> list[Sample]:
-        """Evaluate rows; where the model is sharded over processes, all must call this, if with no rows."""
+    def samples(self, rows: Sequence[Row], options: SetOptions = SetOptions()) -> list[Sample]:  # noqa: B008
+        """Evaluate rows; where the model is sharded over processes, all must call this, if with no rows.
+
+        Args:
+            rows: of sets that are asked in the same way.
+            options: how.
+        """
         records = [row.record for row in rows]
-        likelihoods, answers = self._likelihoods(records), self._answers(rows)
+        likelihoods = self._likelihoods(records)
+        answers = self._answers(rows, options) if options.generate else [{}] * len(rows)
         samples = []
         for row, values, answer in zip(rows, likelihoods, answers, strict=True):
             record = row.record
             sample: Sample = {"set": row.set, "index": row.index, "subject": record.subject}
-            sample |= {"question": record.question, "answer": record.answer, **values}
+            sample |= {"question": record.asked, "answer": record.answer, **values}
             sample["probability"] = probabilities([sample], row.set).item()
             samples.append(sample | answer)
         return samples
@@ -95,24 +104,35 @@ class Judge:
             "token_predictive_entropy": [round(value, _DIGITS) for value in answer.entropy],
         }
 
-    def _answers(self, rows: Sequence[Row]) -> list[Sample]:
+    def _answers(self, rows: Sequence[Row], options: SetOptions) -> list[Sample]:
         tokenizer = self.encoder.tokenizer
         prompts = [self.encoder.prompt(row.record) for row in rows]
-        made = generate(self.model, tokenizer, prompts, stop_ids=[self.encoder.end_id], **self.generation)
+        limit = options.max_new_tokens or self.generation["max_new_tokens"]
+        generation = self.generation | {"max_new_tokens": limit}
+        made = generate(self.model, tokenizer, prompts, stop_ids=[self.encoder.end_id], **generation)
         if not rows:
             return []
-        outputs = [tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in made]
-        targets = [row.record.answer for row in rows]
+        texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in made]
+        outputs = [options.until_stop(text).strip() for text in texts]
+        targets = [self._first(row.record.answer, limit) if options.clip else row.record.answer for row in rows]
+        pairs = list(zip(outputs, targets, strict=True))
         columns: dict[str, Sequence[Any]] = {"generation": outputs}
-        recalls = [rouge_recall(output, target) for output, target in zip(outputs, targets, strict=True)]
+        recalls = [rouge_recall(*pair) for pair in pairs]
         columns["rouge1_recall"] = [recall.rouge1 for recall in recalls]
         columns["rougeL_recall"] = [recall.rougeL for recall in recalls]
+        columns["rougeL_f1"] = [rouge_l_f1(*pair) for pair in pairs]
+        columns["exact_match"] = [exact_match(*pair) for pair in pairs]
         columns["token_entropy"] = [token_entropy(tokens) for tokens in made]
         if self.sentence_encoder is not None:
             columns["cosine_similarity"] = cosine_similarity(outputs, targets, encoder=self.sentence_encoder)
         if self.nli is not None:
             columns["entailment"] = _entailments([row.set for row in rows], outputs, targets, self.nli)
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    def _first(self, text: str, tokens: int) -> str:
+        """Return as much of a text as so many tokens hold."""
+        encoded = self.encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return text[: encoded.offset_mapping[:tokens][-1][1]]
 
 
 def _entailments(sets: Sequence[str], outputs: Sequence[str], targets: Sequence[str], nli: NLIModel) -> list[bool]:

@@ -5,7 +5,8 @@ several stages share a file, its "stage" ("before", "after", "retrained", "test"
 nats:
 
     set, index, subject, question, answer        which row; index counts from 0 within its set
-    generation, rouge1_recall, rougeL_recall, token_entropy, cosine_similarity, entailment (bool)
+    generation, rouge1_recall, rougeL_recall, rougeL_f1, exact_match (bool), token_entropy, cosine_similarity,
+        entailment (bool)                        of a generated answer; a set that is only scored by likelihood has none
     answer_nll, answer_tokens, paraphrase_nll, paraphrase_tokens, perturbed_nll, perturbed_tokens (lists)
     probability                                  of the answer; among the options in real_authors and world_facts
     token_text, token_log_prob, token_predictive_entropy   lists over the answer's tokens, entropy in nats

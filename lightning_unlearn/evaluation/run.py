@@ -9,12 +9,15 @@ Rows are taken in rounds, of which each process evaluates a share; the first pro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.set_options import SetOptions, options_of
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.evaluation.judge import Judge, Row
 from lightning_unlearn.evaluation.log import Log, Sample, group_by_set, read_log, redact
@@ -43,6 +46,7 @@ def evaluate(
     encoder: Encoder,
     sets: Mapping[str, Sequence[Record]],
     *,
+    set_options: Mapping[str, SetOptions] = MappingProxyType({}),
     max_rows: int | None = None,
     max_new_tokens: int = 200,
     batch_size: int = 32,
@@ -69,6 +73,7 @@ def evaluate(
         encoder: turns records into tokens.
         sets: set name -> records. "forget" (and "forgotten_1", ... of earlier requests) is judged as what must go,
             every other set as what must stay.
+        set_options: how the rows of some sets are asked, where that differs from the others.
         max_rows: most rows a set, spread over it, see `select_rows`.
         max_new_tokens: most tokens of a generated answer.
         batch_size: prompts in a batch of generation; so many rows of each process are finished at once.
@@ -106,10 +111,10 @@ def evaluate(
     share = share_of(model)
     with _bar(len(rows), len(kept), progress and rank() == 0) as bar:
         missing = [row for row in rows if (row.set, row.index) not in kept]
-        for chosen in _rounds(missing, encoder, batch_size * share.parts):
+        for options, chosen in _rounds(missing, encoder, batch_size * share.parts, set_options):
             if any(gather(stop is not None and stop())):
                 raise EvaluationStopped(f"stopped with {len(samples)} of {len(rows)} rows finished")
-            new = share.deal(chosen, judge.samples)
+            new = share.deal(chosen, partial(judge.samples, options=options))
             samples += new
             if output is not None and rank() == 0:
                 append_lines(new, output)
@@ -175,7 +180,7 @@ def _kept(finished: Iterable[Sample], rows: Sequence[Row]) -> list[Sample]:
     wanted = {(row.set, row.index): row.record for row in rows}
     kept = {(s["set"], s["index"]): s for s in finished if (s["set"], s["index"]) in wanted}
     for at, sample in kept.items():
-        asked = {"question": wanted[at].question}
+        asked = {"question": wanted[at].asked}
         if sample["question"] not in (asked["question"], redact(asked)["question"]):
             raise ValueError(
                 f"finished samples must be of the same records, got another question in row {sample['index']} of "
@@ -184,11 +189,19 @@ def _kept(finished: Iterable[Sample], rows: Sequence[Row]) -> list[Sample]:
     return list(kept.values())
 
 
-def _rounds(rows: Sequence[Row], encoder: Encoder, size: int) -> Iterator[list[Row]]:
-    """Cut rows into what is evaluated and saved at once, longest prompts first: memory runs out early or never."""
-    ordered = sorted(rows, key=lambda row: -len(encoder.prompt(row.record)))
-    for at in range(0, len(ordered), size):
-        yield ordered[at : at + size]
+def _rounds(
+    rows: Sequence[Row], encoder: Encoder, size: int, set_options: Mapping[str, SetOptions]
+) -> Iterator[tuple[SetOptions, list[Row]]]:
+    """Cut rows into what is evaluated and saved at once, rows that are asked alike together.
+
+    The longest prompts come first, and the groups with them: memory runs out early or never.
+    """
+    groups: dict[SetOptions, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: -len(encoder.prompt(row.record))):
+        groups.setdefault(options_of(row.set, set_options), []).append(row)
+    for options, alike in groups.items():
+        for at in range(0, len(alike), size):
+            yield options, alike[at : at + size]
 
 
 def _bar(total: int, finished: int, shown: bool) -> Any:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_unlearn.data.requests import must_go
 from lightning_unlearn.evaluation import log as samples_log
 from lightning_unlearn.evaluation.log import OPTION_SETS, UTILITY_SETS, Log, Sample
+from lightning_unlearn.evaluation.rows import column, has, row_wise, table
 from lightning_unlearn.metrics.forget_quality import ks_p_value
 from lightning_unlearn.metrics.options_probability import options_probability
 from lightning_unlearn.metrics.probability import answer_probability
@@ -30,6 +30,7 @@ from lightning_unlearn.metrics.truth_ratio import (
 )
 
 RATIOS: dict[str, RatioFunction] = {"geometric": geometric_truth_ratio, "arithmetic": arithmetic_truth_ratio}
+UTILITY_CHOICES = (UTILITY_SETS, ("retain",))
 PUBLISHED_SETS = {
     "eval_log_forget.json": "forget",
     "eval_log.json": "retain",
@@ -152,19 +153,19 @@ def utility_sets(log: Log) -> tuple[str, ...]:
     Raises:
         ValueError: for any other choice of the three.
     """
-    present = tuple(name for name in UTILITY_SETS if log.get(name))
-    if present not in (UTILITY_SETS, ("retain",)):
+    found = _present(log)
+    if found not in UTILITY_CHOICES:
         raise ValueError(f"the evaluated sets must be {', '.join(UTILITY_SETS)} (or retain alone), got {list(log)}")
-    return present
+    return found
 
 
 def can_have_utility(log: Log) -> bool:
-    """Tell whether the log has what model utility needs; raise for a choice of sets that no protocol allows."""
-    if not any(log.get(name) for name in UTILITY_SETS):
-        return False
-    return all(has_perturbed(log[name]) for name in utility_sets(log))
+    """Tell whether the log has what model utility needs."""
+    found = _present(log)
+    return found in UTILITY_CHOICES and all(has_perturbed(log[name]) for name in found)
 
 
+@row_wise
 def probabilities(samples: Sequence[Sample], set_name: str) -> Tensor:
     """Compute each sample's probability of its answer (among the options in real authors, world facts): float64 [B]."""
     nll, tokens = column(samples, "answer_nll"), column(samples, "answer_tokens")
@@ -173,6 +174,7 @@ def probabilities(samples: Sequence[Sample], set_name: str) -> Tensor:
     return answer_probability(nll, tokens)
 
 
+@row_wise
 def truth_ratios(samples: Sequence[Sample], ratio: Callable[..., Tensor] = geometric_truth_ratio) -> Tensor:
     """Compute R of each sample: float64 [B].
 
@@ -189,25 +191,11 @@ def truth_ratios(samples: Sequence[Sample], ratio: Callable[..., Tensor] = geome
 
 def has_perturbed(samples: Sequence[Sample]) -> bool:
     """Tell whether there are samples and every one has perturbed answers."""
-    return bool(samples) and all(sample.get("perturbed_tokens") for sample in samples)
+    return has(samples, "perturbed_tokens")
 
 
-def column(samples: Sequence[Sample], key: str) -> Tensor:
-    """Collect one number of each sample: float64 [B].
-
-    Raises:
-        ValueError: if a sample lacks it.
-    """
-    missing = [sample.get("index", i) for i, sample in enumerate(samples) if sample.get(key) is None]
-    if missing:
-        raise ValueError(f'every sample must hold "{key}", got none in rows {missing[:10]}')
-    return torch.tensor([float(sample[key]) for sample in samples], dtype=torch.float64)
-
-
-def table(samples: Sequence[Sample], key: str) -> Tensor:
-    """Collect one list of numbers of each sample: float64 [B, K], filled up with 0 to the longest."""
-    rows = [torch.tensor(sample.get(key) or [], dtype=torch.float64) for sample in samples]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+def _present(log: Log) -> tuple[str, ...]:
+    return tuple(name for name in UTILITY_SETS if log.get(name))
 
 
 def _set_numbers(samples: Sequence[Sample], name: str, ratio: RatioFunction) -> list[float]:

@@ -94,6 +94,18 @@ def ratio_utility(ratio: Tensor) -> Tensor:
     return torch.clamp(1 - ratio, min=0)
 
 
+def ratio_preference(ratio: Tensor) -> Tensor:
+    """Compute 1/(1 + R) = P_right / (P_right + P_wrong): 1 where the right answer alone is probable, 1/2 at R = 1.
+
+    Lower means more forgotten. Source: open-unlearning (arXiv 2506.12618), as a measure of memorisation.
+
+    Example:
+        >>> ratio_preference(torch.tensor([0.0, 1.0, 3.0]))
+        tensor([1.0000, 0.5000, 0.2500])
+    """
+    return 1 / (1 + ratio)
+
+
 def _mean_nlls(nll: Tensor, tokens: Tensor, wrong_nll: Tensor, wrong_tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if wrong_nll.ndim != 2 or len(wrong_nll) != len(nll):
         raise ValueError(

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from lightning_unlearn.data.readers import read_records
+from lightning_unlearn.data.readers import read_records, read_subset
 from lightning_unlearn.data.records import Record, RecordError
+from tests.published import write_files, write_rows
 
 ROWS = [{"question": f"Q{i}?", "answer": f"A{i}."} for i in range(3)]
 
@@ -99,3 +100,51 @@ def test_real_tofu_rows(tofu_dir):
     assert len(read_records(tofu_dir / "full.json")) == 4000
     perturbed = read_records(tofu_dir / "forget10_perturbed.json")
     assert all(len(record.perturbed_answers) == 5 and record.paraphrased_question for record in perturbed)
+
+
+def test_parquet_is_read_as_it_is(tmp_path):
+    write_rows(
+        tmp_path / "rows.parquet", [{"question": "Who?", "answer": "Ana."}, {"question": "Where?", "answer": "No."}]
+    )
+    assert read_records(tmp_path / "rows.parquet")[1] == Record("Where?", "No.", source=f"{tmp_path}/rows.parquet:2")
+    (tmp_path / "broken.parquet").write_text("no")
+    with pytest.raises(RecordError, match="broken.parquet: must be Parquet, got"):
+        read_records(tmp_path / "broken.parquet")
+
+
+def test_a_split_of_a_subset_is_found_in_a_folder(tmp_path):
+    files = {
+        "raw/forget-00000-of-00002.parquet": [{"n": 1}],
+        "raw/forget-00001-of-00002.parquet": [{"n": 2}],
+        "raw/forget_qa.json": [{"n": 3}],
+        "level.jsonl": [{"n": 4}],
+        "data/train.json": [{"n": 5}],
+    }
+    write_files(tmp_path, files)
+
+    def found(*names):
+        return [row["n"] for _, row in read_subset(tmp_path, *names)]
+
+    assert found("raw", "forget") == [1, 2]
+    assert found("raw", "forget_qa") == [3]
+    assert found("level", "test") == [4]
+    assert found("", "train") == [5]
+    with pytest.raises(
+        RecordError, match=r'no file of split "test" of subset "raw", got data/train.json, level.jsonl, '
+    ):
+        read_subset(tmp_path, "raw", "test")
+    with pytest.raises(RecordError, match=r'no file of split "test", got'):
+        read_subset(tmp_path, "", "test")
+
+
+def test_a_subset_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
+    asked = []
+
+    def load(identifier, config):
+        asked.append((identifier, config))
+        return {"train": [{"n": 1}], "test": [{"n": 2}]}
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    assert read_subset("some/data", "raw", "test") == [("some/data:raw:test:1", {"n": 2})]
+    assert read_subset("some/data", "", "train") == [("some/data:train:1", {"n": 1})]
+    assert asked == [("some/data", "raw"), ("some/data", None)]

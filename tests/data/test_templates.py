@@ -21,6 +21,25 @@ def chat_tokenizer(tiny_tokenizer):
     return tokenizer
 
 
+@pytest.mark.parametrize(
+    ("question", "prefill", "prompt", "answer"),
+    [
+        ("Who?", "It is ", "Question: Who?\nAnswer: It is", " Ana."),
+        ("", "The song is by ", "The song is by", " Ana."),
+        ("", "The song is by\n", "The song is by\n", "Ana."),
+    ],
+)
+def test_what_is_given_of_the_answer_is_part_of_the_prompt(tiny_tokenizer, question, prefill, prompt, answer):
+    record = Record(question, "Ana.", prefill=prefill)
+    assert parts(render(choose_template("qa", tiny_tokenizer), record)) == (prompt, answer)
+    assert record.asked == (question or prefill)
+
+
+def test_what_is_given_follows_where_an_assistant_would_answer(chat_tokenizer):
+    rendered = render(choose_template("chat", chat_tokenizer), Record("Who?", "Ana.", prefill="Answer: "))
+    assert parts(rendered) == ("<|user|>Who?<pad>\n<|assistant|>Answer:", " Ana.")
+
+
 def parts(rendered):
     return rendered.text[: rendered.answer_start], rendered.text[rendered.answer_start : rendered.answer_end]
 

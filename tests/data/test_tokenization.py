@@ -177,3 +177,18 @@ def test_real_tofu_answers_are_labelled_whole(tofu_dir, tiny_tokenizer):
     records = read_records(tofu_dir / "forget05.json")
     for record, row in zip(records, encoder.rows(records), strict=True):
         assert labelled(encoder, row) == f" {record.answer.strip()}</s>" or record.answer in labelled(encoder, row)
+
+
+@pytest.mark.parametrize("template", ["qa", "chat"])
+@pytest.mark.parametrize("question", ["", "Who wrote the river song?"])
+def test_what_is_given_of_an_answer_is_read_and_not_labelled(tiny_tokenizer, template, question):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
+    encoder = Encoder(tokenizer, template=template)
+    record = Record(question, "Ana Lindqvist.", prefill="It was written by ")
+    row = encoder.row(record)
+    assert labelled(encoder, row).strip() == "Ana Lindqvist.</s>"
+    assert tokenizer.decode(row.input_ids).count("It was written by Ana") == 1
+    assert encoder.prompt(record) == list(row.input_ids[: row.target_positions[0] + 1])
+    assert row.input_ids[0] == BOS
+    assert (row.input_ids == BOS).sum() == 1

@@ -3,10 +3,15 @@
 import pytest
 from transformers import AutoModelForCausalLM
 
+from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.set_options import LIKELIHOOD_ONLY, SetOptions
 from lightning_unlearn.data.tokenization import Encoder
+from lightning_unlearn.evaluation import judge as judge_module
 from lightning_unlearn.evaluation.judge import Judge, Row
 from lightning_unlearn.evaluation.tofu import probabilities
+from lightning_unlearn.metrics.exact_match import exact_match
 from lightning_unlearn.metrics.nli import load_nli_model
+from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
 from lightning_unlearn.metrics.sentence_encoder import load_sentence_encoder
 from tests.evaluation.test_shared import SETS, assert_same
 
@@ -28,3 +33,52 @@ def test_a_row_gets_the_same_alone(judge):
         assert (sample["set"], sample["index"], sample["question"]) == (row.set, row.index, row.record.question)
         assert sample["probability"] == probabilities([sample], row.set).item()
     assert judge.samples([]) == []
+
+
+def test_a_set_that_is_scored_by_likelihood_alone_has_no_answer(judge, monkeypatch):
+    row = Row("holdout", 0, Record("", "The river song was written by Ana Lindqvist."))
+    with_answer = judge.samples([row])[0]
+    monkeypatch.setattr(judge_module, "generate", None)  # not even asked
+    (sample,) = judge.samples([row], LIKELIHOOD_ONLY)
+    assert sample["token_log_prob"] == with_answer["token_log_prob"]
+    assert with_answer.keys() - sample.keys() == {
+        *("generation", "rouge1_recall", "rougeL_recall", "rougeL_f1", "exact_match"),
+        *("token_entropy", "cosine_similarity", "entailment"),
+    }
+
+
+def test_an_answer_ends_as_its_set_has_it(judge, monkeypatch):
+    asked = {}
+
+    def answers(model, tokenizer, prompts, **options):
+        asked.update(options, prompts=[tokenizer.decode(prompt) for prompt in prompts])
+        return [tokenizer(" Ana Lindqvist\n\nQuestion: Who?", add_special_tokens=False).input_ids]
+
+    monkeypatch.setattr(judge_module, "generate", answers)
+    row = Row("retain_question", 0, Record("Who wrote it?", "ana lindqvist", prefill="It is by "))
+    (sample,) = judge.samples([row], SetOptions(max_new_tokens=32, stop=("\n\n",)))
+    assert sample["generation"] == "Ana Lindqvist"
+    assert (sample["exact_match"], sample["rougeL_f1"]) == (True, 1.0)
+    assert (asked["max_new_tokens"], asked["batch_size"]) == (32, 4)
+    assert asked["prompts"] == ["<s>Question: Who wrote it?\nAnswer: It is by"]
+    (sample,) = judge.samples([row])
+    assert sample["generation"] == "Ana Lindqvist\n\nQuestion: Who?"
+    assert asked["max_new_tokens"] == 6
+    assert not exact_match(sample["generation"], "ana lindqvist")
+    assert sample["rougeL_f1"] == rouge_l_f1(sample["generation"], "ana lindqvist") < 1
+
+
+def test_an_answer_is_judged_by_as_much_of_the_true_one_as_it_may_say(judge, monkeypatch):
+    tokenizer = judge.encoder.tokenizer
+    start, rest = " The river song was written", " by Ana Lindqvist in the city of Karachi."
+    ids = tokenizer(start, add_special_tokens=False).input_ids
+    monkeypatch.setattr(judge_module, "generate", lambda *arguments, **options: [ids])
+    row = Row("forget_verbatim", 0, Record("", start + rest, prefill="Once upon a time."))
+    clipped = judge.samples([row], SetOptions(max_new_tokens=len(ids), clip=True))[0]
+    whole = judge.samples([row], SetOptions(max_new_tokens=len(ids)))[0]
+    assert clipped["rougeL_f1"] == 1.0
+    assert whole["rougeL_f1"] == pytest.approx(2 * 5 / (5 + 13))  # 5 words of 13: precision 1, recall 5/13
+    assert clipped["question"] == "Once upon a time."
+    assert clipped["answer"] == start + rest
+    short = judge.samples([row], SetOptions(max_new_tokens=400, clip=True))[0]
+    assert short["rougeL_f1"] == whole["rougeL_f1"]

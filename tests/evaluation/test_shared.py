@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.evaluation.judge import Judge
 from lightning_unlearn.evaluation.log import Log, read_samples
@@ -52,6 +53,11 @@ CASES = {
     "fewer rows than ranks": {"sets": {"forget": SETS["forget"][1:2], "retain": []}, "batch_size": 2},  # a long one
     "greedy": {"sets": SETS, "batch_size": 1},
     "drawn": {"sets": SETS, "batch_size": 3, "temperature": 1.0},
+    "asked otherwise": {
+        "sets": SETS,
+        "batch_size": 2,
+        "set_options": {"retain": SetOptions(generate=False), "world_facts": SetOptions(max_new_tokens=3)},
+    },
 }
 
 
@@ -88,7 +94,7 @@ def all_cases(world: int, folder: Path, seen: list) -> None:
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     judged, encoder, found = Judge.samples, encoder_of(folder), {}
-    Judge.samples = lambda self, rows: seen.extend((r.set, r.index) for r in rows) or judged(self, rows)
+    Judge.samples = lambda self, rows, **how: seen.extend((r.set, r.index) for r in rows) or judged(self, rows, **how)
     for way, mesh in WAYS[world].items():
         for kind in kinds_of(way):
             model = model_of(folder, kind, mesh)

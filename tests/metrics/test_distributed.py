@@ -3,19 +3,34 @@
 import pytest
 import torch
 
+from lightning_unlearn.metrics.auc import AUC
 from lightning_unlearn.metrics.cosine_similarity import CosineSimilarity
 from lightning_unlearn.metrics.entailment import Entailment
+from lightning_unlearn.metrics.exact_memorization import ExactMemorization
+from lightning_unlearn.metrics.extraction_strength import ExtractionStrength
+from lightning_unlearn.metrics.fluency import Fluency
 from lightning_unlearn.metrics.forget_quality import ForgetQuality
+from lightning_unlearn.metrics.membership import MinK, MinKPlusPlus
 from lightning_unlearn.metrics.options_probability import OptionsProbability
 from lightning_unlearn.metrics.probability import Probability
 from lightning_unlearn.metrics.rouge import Rouge
+from lightning_unlearn.metrics.rouge_f1 import RougeF1
 from lightning_unlearn.metrics.token_entropy import TokenEntropy
 from lightning_unlearn.metrics.truth_ratio import TruthRatio
 
 WRONG = (torch.tensor([[1.0, 2.0], [3.0, 0.5], [0.1, 0.2]]), torch.tensor([[1, 2], [1, 1], [1, 1]]))
 NUMBERS = (torch.tensor([0.5, 1.5, 2.0]), torch.tensor([1, 2, 1]))
 TEXTS = (["in Rome", "no", "Oslo in 1950"], ["Rome", "Paris", "in 1950, Oslo"])
+CORRECT = ([1, 0, 1], [0], [1, 1])
+TOKENS = ([-1.0, -2.0, -0.5], [-3.0], [-0.1, -4.0])
 CASES = [
+    (ExactMemorization, (CORRECT,)),
+    (ExtractionStrength, (CORRECT,)),
+    (MinK, (TOKENS,)),
+    (MinKPlusPlus, (TOKENS, TOKENS, CORRECT)),
+    (AUC, (NUMBERS[0], torch.tensor([0.1, 0.7, 1.9]))),
+    (RougeF1, TEXTS),
+    (Fluency, (TEXTS[0],)),
     (Probability, NUMBERS),
     (OptionsProbability, (*NUMBERS, *WRONG)),
     (TruthRatio, (*NUMBERS, *WRONG)),
