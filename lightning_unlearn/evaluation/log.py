@@ -10,6 +10,12 @@ nats:
     answer_nll, answer_tokens, paraphrase_nll, paraphrase_tokens, perturbed_nll, perturbed_tokens (lists)
     probability                                  of the answer; among the options in real_authors and world_facts
     token_text, token_log_prob, token_predictive_entropy   lists over the answer's tokens, entropy in nats
+    token_log_prob_variance, token_correct       likewise: variance of log p under the prediction p, nats^2; 1 where its
+                                                 most probable token is the answer's, else 0
+    answer_zlib_bytes                            bytes of the answer, compressed
+    reference_nll, gradient_norm                 of the answer under the reference of the membership attack; of the mean
+                                                 NLL over all weights; where asked for, in forget and holdout
+    failed                                       why the row could not be evaluated; it has texts then, and no numbers
 """
 
 from __future__ import annotations

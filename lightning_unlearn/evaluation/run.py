@@ -31,7 +31,7 @@ from lightning_unlearn.metrics.sentence_encoder import (
     SentenceEncoder,
     load_sentence_encoder,
 )
-from lightning_unlearn.parts import device_of
+from lightning_unlearn.parts import device_of, is_sharded
 from lightning_unlearn.processes import from_first, gather, rank, together
 
 _GOLDEN = 2654435769  # 2^32 / golden ratio
@@ -54,6 +54,8 @@ def evaluate(
     tokens_per_batch: int = 8192,
     sentence_encoder: str | Path | SentenceEncoder | None = DEFAULT_SENTENCE_ENCODER,
     entailment: str | Path | NLIModel | None = DEFAULT_NLI_MODEL,
+    reference: nn.Module | None = None,
+    gradient_norms: bool = False,
     output: str | Path | None = None,
     done: Iterable[Sample] = (),
     on_samples: Callable[[list[Sample]], None] | None = None,
@@ -81,6 +83,8 @@ def evaluate(
         tokens_per_batch: most tokens in a batch of likelihoods.
         sentence_encoder: hub name, local folder, callable, "lexical", or None to leave cosine similarity out.
         entailment: hub name, local folder, callable, "lexical", or None to leave entailment out.
+        reference: model that the reference attack compares with, on the same device; for forget and holdout rows.
+        gradient_norms: compute the norm of the gradient of forget and holdout rows, for the attack by it.
         output: file that samples are appended to.
         done: samples that need not be computed again, beside those in `output`.
         on_samples: called with samples as they come, on every process with those of all.
@@ -96,6 +100,8 @@ def evaluate(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if gradient_norms and is_sharded(model):
+        raise ValueError("gradient_norms must be off for a sharded model, got True")
     device = device_of(model)
     judge = Judge(
         model,
@@ -104,6 +110,8 @@ def evaluate(
         tokens_per_batch,
         together(lambda: None if sentence_encoder is None else load_sentence_encoder(sentence_encoder, device=device)),
         together(lambda: None if entailment is None else load_nli_model(entailment, device=device)),
+        reference,
+        gradient_norms,
     )
     rows = [Row(name, i, sets[name][i]) for name in sets for i in select_rows(len(sets[name]), max_rows)]
     samples = from_first(lambda: _kept([*done, *_finished(output)], rows))

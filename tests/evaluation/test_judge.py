@@ -1,6 +1,11 @@
 """Rows of all sets are evaluated together: what a row gets does not depend on the rows beside it."""
 
+import re
+import zlib
+from dataclasses import replace
+
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.data.records import Record
@@ -8,7 +13,9 @@ from lightning_unlearn.data.set_options import LIKELIHOOD_ONLY, SetOptions
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.evaluation import judge as judge_module
 from lightning_unlearn.evaluation.judge import Judge, Row
+from lightning_unlearn.evaluation.likelihood import row_likelihoods
 from lightning_unlearn.evaluation.tofu import probabilities
+from lightning_unlearn.gradient_norms import row_gradient_norms
 from lightning_unlearn.metrics.exact_match import exact_match
 from lightning_unlearn.metrics.nli import load_nli_model
 from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
@@ -82,3 +89,76 @@ def test_an_answer_is_judged_by_as_much_of_the_true_one_as_it_may_say(judge, mon
     assert clipped["answer"] == start + rest
     short = judge.samples([row], SetOptions(max_new_tokens=400, clip=True))[0]
     assert short["rougeL_f1"] == whole["rougeL_f1"]
+
+
+def test_tokens_and_texts_of_a_row(judge):
+    (sample,) = judge.samples([Row("forget", 0, SETS["forget"][0])])
+    (alone,) = row_likelihoods(judge.model, [judge.encoder.row(SETS["forget"][0])])
+    assert sample["token_correct"] == alone.correct
+    assert sample["token_log_prob_variance"] == pytest.approx(alone.log_prob_variance, abs=1e-5)
+    assert sample["answer_zlib_bytes"] == len(zlib.compress(SETS["forget"][0].answer.encode()))
+    assert not {"failed", "reference_nll", "gradient_norm"} & sample.keys()
+
+
+def test_forget_and_holdout_rows_get_what_attacks_need(judge, tiny_model_dir):
+    reference = AutoModelForCausalLM.from_pretrained(tiny_model_dir()).double()
+    with torch.no_grad():
+        reference.lm_head.weight.mul_(1.5)
+    attacked = replace(judge, reference=reference, gradient_norms=True)
+    record = SETS["forget"][0]
+    token_row = judge.encoder.row(record)
+    expected = {
+        "reference_nll": row_likelihoods(reference, [token_row])[0].nll,
+        "gradient_norm": row_gradient_norms(judge.model, [token_row])[0],
+    }
+    samples = attacked.samples([Row(name, 0, record) for name in ("retain", "holdout", "forget", "forgotten_1")])
+    assert [expected.keys() <= sample.keys() for sample in samples] == [False, True, True, True]
+    for sample in samples[1:]:
+        assert {key: sample[key] for key in expected} == pytest.approx(expected)
+    assert expected["reference_nll"] != pytest.approx(samples[1]["answer_nll"])
+
+
+def test_rows_that_fail_say_why_and_the_others_go_on(judge):
+    good, tokenizer = SETS["retain"][0], judge.encoder.tokenizer
+    judge = replace(judge, encoder=Encoder(tokenizer, max_length=120))
+    rows = [
+        Row("retain", 0, good),
+        Row("retain", 1, Record("What? " * 200, "Karachi.", source="retain.jsonl:2")),
+        Row("retain", 2, Record(good.question, good.answer, perturbed_answers=("No.",))),
+    ]
+    samples = judge.samples(rows)
+    assert [sample["index"] for sample in samples] == [0, 1, 2]
+    assert samples[1]["failed"].startswith("max_length=120 cuts off the whole answer")
+    assert samples[1].keys() == {"set", "index", "subject", "question", "answer", "failed"}
+    assert all("failed" not in sample and sample["answer_nll"] > 0 for sample in samples[::2])
+    judge = replace(judge, encoder=Encoder(tokenizer, max_length=2000))
+    judge.model.config.max_position_embeddings = 150
+    assert re.match(r"the prompt has \d+ tokens, the model takes 150", judge.samples(rows)[1]["failed"])
+
+
+def test_likelihoods_that_are_no_numbers_are_told(judge):
+    with torch.no_grad():
+        judge.model.lm_head.weight[0] = torch.nan
+    (sample,) = judge.samples([Row("retain", 0, SETS["retain"][0])])
+    assert sample["failed"] == "the model's likelihoods are not finite"
+    assert "answer_nll" not in sample
+
+
+def test_a_row_for_which_memory_runs_out_is_found(judge, monkeypatch):
+    original, sizes = judge_module.generate, []
+
+    def little_memory(model, tokenizer, prompts, **options):
+        sizes.append(len(prompts))
+        if any(len(prompt) > 60 for prompt in prompts):
+            raise torch.OutOfMemoryError("no room\nfor this")
+        return original(model, tokenizer, prompts, **options)
+
+    monkeypatch.setattr(judge_module, "generate", little_memory)
+    records = [SETS["retain"][0], Record("Why? " * 40, "So."), SETS["retain"][0]]
+    samples = judge.samples([Row("retain", i, record) for i, record in enumerate(records)])
+    assert sizes == [3, 1, 2, 1, 1]
+    assert [sample.get("failed") for sample in samples] == [None, "OutOfMemoryError: no room", None]
+    assert samples[0]["generation"] == samples[2]["generation"]
+    monkeypatch.setattr(judge_module, "is_sharded", lambda model: True)
+    with pytest.raises(torch.OutOfMemoryError):
+        judge.samples([Row("retain", 0, records[1])])
