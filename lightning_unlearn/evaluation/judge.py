@@ -35,7 +35,7 @@ from lightning_unlearn.metrics.sentence_encoder import SentenceEncoder
 from lightning_unlearn.metrics.token_entropy import token_entropy
 from lightning_unlearn.parts import is_sharded
 
-_DIGITS = 5
+_DIGITS = 6  # of a token's numbers: float32 has no more
 HOLDOUT = "holdout"  # rows that no model has met
 
 
@@ -161,9 +161,9 @@ class Judge:
             "perturbed_nll": [row.nll for row in wrong],
             "perturbed_tokens": [row.tokens for row in wrong],
             "token_text": [self.encoder.tokenizer.decode([token]) for token in answer.targets],
-            "token_log_prob": [round(value, _DIGITS) for value in answer.log_prob],
-            "token_predictive_entropy": [round(value, _DIGITS) for value in answer.entropy],
-            "token_log_prob_variance": [round(value, _DIGITS) for value in answer.log_prob_variance],
+            "token_log_prob": _rounded(answer.log_prob),
+            "token_predictive_entropy": _rounded(answer.entropy),
+            "token_log_prob_variance": _rounded(answer.log_prob_variance),
             "token_correct": answer.correct,
         }
 
@@ -211,6 +211,10 @@ def _sample(encoded: _Encoded, found: Sample) -> Sample:
         sample["answer_zlib_bytes"] = len(zlib.compress(row.record.answer.encode()))
         sample["probability"] = probabilities([sample], row.set).item()
     return sample
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 
 def _is_finite(numbers: Sample) -> bool:
