@@ -7,6 +7,8 @@ import torch
 from benchmarks import evaluation, evaluation_plain
 from benchmarks.evaluation import OURS, USUAL, EvaluationMeasurement, EvaluationResult, main, ours, targets
 from benchmarks.evaluation_cases import EvaluationCase, case, models_of, rows_of
+from lightning_unlearn.data.packing import pack
+from lightning_unlearn.forward import hidden_states
 
 METRICS = 12
 
@@ -36,6 +38,9 @@ def test_both_compute_what_differs_from_row_to_row():
     one = replace(case("tiny", "cpu"), rows=60)
     rows, models = rows_of(one), models_of(one)
     few = rows.longest(40)
+    batch = pack({"rows": few.tokens["answers"]})
+    with torch.no_grad():  # the model says the most frequent token wherever it can: that is right now and then
+        models[0].lm_head.weight[batch.targets.mode().values] = 9 * hidden_states(models[0], batch).mean(0)
     assert [len(few.members), len(few.others)] == [40, 40]
     assert len(few.members[0].answer) == max(len(record.answer) for record in rows.members)
     found = ours(models, few)
