@@ -162,7 +162,6 @@ class Evaluate(FitBegin):
         if trainer.fast_dev_run:
             return
         run = RunFiles(trainer)
-        self._evaluated_at = trainer.global_step
         if trainer.ckpt_path is None:
             run.clear(keep="before")  # a start that was stopped goes on
             self._start_log = log = self._evaluate_stage(trainer, pl_module, "before")
@@ -176,6 +175,11 @@ class Evaluate(FitBegin):
                     "checkpoint can make none: the report will lack it"
                 )
         self._copy_retrained(run)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know which step the fit goes on from: it was evaluated before the checkpoint."""
+        super().on_train_start(trainer, pl_module)
+        self._evaluated_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
