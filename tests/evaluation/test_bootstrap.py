@@ -63,6 +63,7 @@ def test_a_difference_is_that_of_paired_rows():
     assert (low, high) == pytest.approx((0.25, 0.25))
     # a row that failed on one side has no pair
     after["forget"][3] = {"index": 3, "failed": "NaN"}
+    before["forget"][7] = {"index": 7, "failed": "NaN"}
     low, high = difference_intervals(probability, after, before, resamples=50)["probability"]
     assert (low, high) == pytest.approx((0.25, 0.25))
 
