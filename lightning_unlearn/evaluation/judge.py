@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lightning_unlearn.data.packing import TokenRow
-from lightning_unlearn.data.records import Record, RecordError
+from lightning_unlearn.data.records import HOLDOUT, Record, RecordError
 from lightning_unlearn.data.requests import must_go
 from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.data.tokenization import Encoder
@@ -36,7 +36,6 @@ from lightning_unlearn.metrics.token_entropy import token_entropy
 from lightning_unlearn.parts import is_sharded
 
 _DIGITS = 6  # of a token's numbers: float32 has no more
-HOLDOUT = "holdout"  # rows that no model has met
 
 
 @dataclass(frozen=True, slots=True)

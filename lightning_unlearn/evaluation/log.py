@@ -68,6 +68,17 @@ def group_by_set(samples: Iterable[Sample]) -> Log:
     return {name: sorted(rows, key=lambda sample: sample.get("index", 0)) for name, rows in log.items()}
 
 
+def failures(log: Log) -> list[dict[str, Any]]:
+    """List the rows that could not be evaluated, and why.
+
+    Example:
+        >>> failures({"forget": [{"index": 0}, {"index": 1, "failed": "longer than the model's context"}]})
+        [{'set': 'forget', 'index': 1, 'why': "longer than the model's context"}]
+    """
+    rows = ((name, sample) for name, samples in log.items() for sample in samples if sample.get("failed"))
+    return [{"set": name, "index": sample["index"], "why": sample["failed"]} for name, sample in rows]
+
+
 def read_samples(path: str | Path) -> list[Sample]:
     """Read every sample of a file or run folder, in the order written; a truncated last line is left out.
 
