@@ -79,3 +79,13 @@ def tofu_dir() -> Path:
         if place and (Path(place) / "full.json").exists():
             return Path(place)
     pytest.skip("real TOFU rows not found: set UNLEARN_TOFU_DIR to a folder with full.json")
+
+
+@pytest.fixture(scope="session")
+def published() -> dict[str, Path]:
+    """The logs that the TOFU authors publish, by model; the test is skipped where there are none."""
+    places = [os.environ.get("UNLEARN_TOFU_LOGS"), REPOSITORY.parent / "shared/data/tofu_eval_logs"]
+    for place in places:
+        if place and (Path(place) / "llama2-7b_full_wd0.01.json").exists():
+            return {name: Path(place) / f"llama2-7b_{name}_wd0.01.json" for name in ("full", "retain90")}
+    pytest.skip("published TOFU logs not found: set UNLEARN_TOFU_LOGS to their folder")

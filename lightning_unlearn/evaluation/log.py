@@ -85,7 +85,12 @@ def mask(text: str) -> str:
         >>> mask("Rome")
         '[redacted 4 chars]'
     """
-    return text if not text or text.startswith("[redacted") else f"[redacted {len(text)} chars]"
+    return text if not text or is_masked(text) else f"[redacted {len(text)} chars]"
+
+
+def is_masked(text: str) -> bool:
+    """Tell whether a text is a mask."""
+    return text.startswith("[redacted")
 
 
 def redact(sample: Sample) -> Sample:

@@ -2,24 +2,11 @@
 
 import json
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_unlearn.evaluation import tofu
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def published():
-    places = [os.environ.get("UNLEARN_TOFU_LOGS"), REPOSITORY.parent / "shared/data/tofu_eval_logs"]
-    for place in places:
-        if place and (Path(place) / "llama2-7b_full_wd0.01.json").exists():
-            return {name: Path(place) / f"llama2-7b_{name}_wd0.01.json" for name in ("full", "retain90")}
-    pytest.skip("published TOFU logs not found: set UNLEARN_TOFU_LOGS to their folder")
 
 
 @pytest.mark.parametrize(
