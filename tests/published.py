@@ -63,3 +63,37 @@ def muse(folder: Path) -> Path:
             "privleak/holdout.json": holdout,  # texts alone, as its authors' own files have them
         },
     )
+
+
+KINDS = (  # of adversarial questions
+    *("prefix injection", "affirmative suffix", "role play", "multiple choice", "reverse query"),
+    *("synonym manipulation", "background hint", "incontext learning", "cross lingual"),
+)
+
+
+def rwku(folder: Path) -> Path:
+    """RWKU's folder of all people: a file a subset, its rows in one JSON array."""
+
+    def about(name: str, row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return {"subject": name, **row, **more}
+
+    def probes(level: int, count: int, **more: Any) -> list[dict[str, Any]]:
+        rows = (
+            {"query": f"Song {i} of {name} is ___", "answer": f"number {i}"} for i in range(count) for name in PEOPLE
+        )
+        return [about(PEOPLE[i % 3], row, level=str(level), **more) for i, row in enumerate(rows)]
+
+    return write_files(
+        folder,
+        {
+            "positive.json": [about(name, {"text": text(name, "Oslo")}, intro="") for name in PEOPLE for _ in range(2)],
+            "forget_level1.json": probes(1, 2),
+            "forget_level2.json": probes(2, 1),
+            "forget_level3.json": [row for kind in KINDS for row in probes(3, 1, type=kind)],
+            "neighbor_level1.json": probes(1, 1, neighbor="Di"),
+            "neighbor_level2.json": probes(2, 1, neighbor="Di"),
+            "forget_mia.json": [about(name, {"text": text(name, "Rome")}) for name in PEOPLE],
+            "retain_mia.json": [{"text": text("Eva", "Rome")}],
+            "fluency.json": [about(name, {"instruction": "Say a word.", "output": "Word."}) for name in PEOPLE],
+        },
+    )
