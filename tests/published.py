@@ -97,3 +97,28 @@ def rwku(folder: Path) -> Path:
             "fluency.json": [about(name, {"instruction": "Say a word.", "output": "Word."}) for name in PEOPLE],
         },
     )
+
+
+def lume(folder: Path) -> Path:
+    """LUME's folders: rows of three tasks, and texts for the membership attack."""
+
+    def rows(split: str, name: str) -> list[dict[str, str]]:
+        about = [(f"Task{task}", kind, i) for task in (1, 2, 3) for kind in ("sc", "qa") for i in range(2)]
+        asked = {"sc": f"{name} wrote river", "qa": f"Who is {name}?"}
+        said = {"sc": " song number", "qa": name}
+        return [
+            {"id": f"{split}-{task}{kind}{i}", "input": f"{task}.{i} {asked[kind]}", "output": said[kind], "task": task}
+            for task, kind, i in about
+        ]
+
+    return write_files(
+        folder,
+        {
+            "train/forget.jsonl": rows("f", "Ana Lindqvist"),
+            "train/retain.jsonl": rows("r", "Bo Ek"),
+            "data/forget_validation-00000-of-00001.parquet": rows("v", "Ana Lindqvist")[:3],
+            "data/retain_validation-00000-of-00001.parquet": rows("w", "Bo Ek")[:1],
+            "mia/member.jsonl": [{"id": "m", "document": text("Ana Lindqvist", "Oslo")}],
+            "mia/nonmember.jsonl": [{"id": "n", "document": text("Cy Poe", "Oslo")}] * 2,
+        },
+    )

@@ -13,5 +13,5 @@ def test_rows_come_in_the_order_of_the_names():
 def test_a_name_without_rows_is_told_with_a_near_one():
     with pytest.raises(RecordError, match="subjects: no row has the subject 'Bo Hil'; did you mean 'Bo Hill'"):
         rows_about(["Bo Hil"], ROWS, "subjects")
-    with pytest.raises(RecordError, match="people: no row has the subject 'Zz'$"):
+    with pytest.raises(RecordError, match=r"people: no row has the subject 'Zz'$"):
         rows_about(["Zz"], ROWS, "people")

@@ -1,0 +1,76 @@
+"""LUME's numbers by hand, and from a model, killed and continued."""
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from lightning_unlearn.data.lume import LUME
+from lightning_unlearn.evaluation import judge, lume
+from lightning_unlearn.evaluation.run import evaluate
+from tests import published
+from tests.evaluation.test_run import assert_same
+
+OPTIONS = {"sentence_encoder": None, "entailment": None, "progress": False, "batch_size": 4}
+
+
+def rows(key, *values):
+    return [{"index": i, key: value} for i, value in enumerate(values)]
+
+
+def test_numbers_by_hand():
+    log = {
+        "forget_task1_completion": rows("rougeL_recall", 0.25, 0.75),
+        "forget_task1_knowledge": [*rows("exact_match", False, True), {"index": 2, "failed": "too long"}],
+        "retain_task1_completion": rows("rougeL_recall", 1.0),
+        "retain_task1_knowledge": rows("exact_match", True, False, False, False),
+        "forget": [{"answer_nll": 2.0, "answer_tokens": 2}, {"answer_nll": 9.0, "answer_tokens": 3}],
+        "holdout": [{"answer_nll": 4.0, "answer_tokens": 2}],
+    }
+    # 1 - 0.5, 1 - 0.5, 1, 0.25: 4 / (2 + 2 + 1 + 4); of losses 1 and 3 one is below 2: AUC 1/2
+    assert lume.scores(log) == pytest.approx(
+        {
+            "lume/forget_task1_completion": 0.5,
+            "lume/forget_task1_knowledge": 0.5,
+            "lume/retain_task1_completion": 1.0,
+            "lume/retain_task1_knowledge": 0.25,
+            "lume/task_aggregate": 4 / 9,
+            "lume/mia_auc": 0.5,
+            "lume/mia_score": 1.0,
+        }
+    )
+    members = {"forget": log["forget"][:1], "holdout": log["holdout"]}
+    assert lume.scores(members) == {"lume/mia_auc": 1.0, "lume/mia_score": 0.0}
+    assert "lume/task_aggregate" not in lume.scores({"forget_task1_completion": log["forget_task1_completion"]})
+    nothing = {**log, "retain_task1_knowledge": rows("exact_match", False)}
+    assert lume.scores(nothing)["lume/task_aggregate"] == 0.0
+    assert lume.final_score(4 / 9, 1.0, 0.5) == pytest.approx(35 / 54)
+
+
+def test_an_evaluation_that_was_killed_goes_on_to_the_same_numbers(
+    tiny_tokenizer, tiny_model_dir, tmp_path, monkeypatch
+):
+    folder = published.lume(tmp_path / "lume")
+    data = LUME(data=folder, membership=folder / "mia", tokenizer=tiny_tokenizer)
+    data.setup("test")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir(max_position_embeddings=512))
+    model.generation_config.eos_token_id = list(range(0, 400, 7))  # answers end before their 256 tokens
+    options = {**OPTIONS, "set_options": data.set_options(), "max_rows": 1}
+    whole = evaluate(model, data.encoder, data.evaluation_sets(), **options)
+    original, made = judge.generate, []
+
+    def killed(*arguments, **options):
+        if made:
+            raise KeyboardInterrupt
+        made.append(len(arguments[2]))
+        return original(*arguments, **options)
+
+    output = tmp_path / "samples.jsonl"
+    monkeypatch.setattr(judge, "generate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, data.encoder, data.evaluation_sets(), output=output, **options)
+    monkeypatch.setattr(judge, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
+    again = evaluate(model, data.encoder, data.evaluation_sets(), output=output, **options)
+    assert_same(again, whole)
+    assert made == [4, 4, 4]  # 12 sets of a row each, asked once
+    found = lume.scores(again)
+    assert {f"lume/{name}" for name in data.evaluation_sets() if name not in ("forget", "holdout")} <= found.keys()
+    assert {"lume/task_aggregate", "lume/mia_auc", "lume/mia_score"} <= found.keys()
