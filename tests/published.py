@@ -122,3 +122,15 @@ def lume(folder: Path) -> Path:
             "mia/nonmember.jsonl": [{"id": "n", "document": text("Cy Poe", "Oslo")}] * 2,
         },
     )
+
+
+def wmdp(folder: Path) -> Path:
+    """WMDP's corpora, on nothing hazardous, and lines of WikiText, some of them empty."""
+    return write_files(
+        folder,
+        {
+            "bio-forget-corpus.jsonl": [{"title": "A", "text": text("Ana Lindqvist", "Oslo", sentences=9)}],
+            "cyber-forget-corpus.jsonl": [{"text": text("Bo Ek", "Oslo")}, {"text": "Short."}],
+            "wikitext.jsonl": [{"text": ""}, {"text": " = Cy = \n"}, {"text": text("Cy Poe", "Oslo")}],
+        },
+    )
