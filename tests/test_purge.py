@@ -128,6 +128,7 @@ def test_a_killed_run_without_scores_can_be_purged(tmp_path):
 
 def test_a_folder_of_scores_alone_can_be_purged(tmp_path):
     scores = {"before": None, "after": None, "retrained": None, "test": {"model_utility": 0.5}, "substitutes": {}}
+    scores |= {"intervals": {}, "failed": {"test": []}, "missing": {}}
     (tmp_path / "metrics.json").write_text(json.dumps({**scores, "settings": {}}))
     (tmp_path / "samples.jsonl").write_text('{"stage": "test", "set": "forget"}\n')
     assert names(purge(tmp_path), tmp_path) == {"samples.jsonl"}

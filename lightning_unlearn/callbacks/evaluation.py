@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.callbacks.preemption import EXIT_CODE, listening
 from lightning_unlearn.callbacks.run_files import METRICS, RunFiles
+from lightning_unlearn.callbacks.run_folder import RunFolder
+from lightning_unlearn.callbacks.throughput import Throughput
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.set_options import SetOptions
-from lightning_unlearn.evaluation import closer_look, tofu
-from lightning_unlearn.evaluation.log import Log
+from lightning_unlearn.evaluation import tofu
+from lightning_unlearn.evaluation.bootstrap import RESAMPLES, difference_intervals, intervals
+from lightning_unlearn.evaluation.criterion import Criterion
+from lightning_unlearn.evaluation.log import Log, failures, group_by_set
+from lightning_unlearn.evaluation.protocols import find_protocol, missing, scores
 from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, select_rows, substitutes
 from lightning_unlearn.fingerprint import fingerprint
 from lightning_unlearn.metrics.nli import DEFAULT_NLI_MODEL, NLIModel, load_nli_model
@@ -38,7 +44,8 @@ from lightning_unlearn.metrics.sentence_encoder import (
 )
 from lightning_unlearn.processes import from_first, together
 
-PROTOCOLS = ("tofu", "closer_look")
+PROTOCOLS = ("tofu", "closer_look", "memorization", "privacy", "unlearning_score")
+CHANGE = "after - before"  # in the intervals of metrics.json
 
 
 class Evaluate(FitBegin):
@@ -50,11 +57,18 @@ class Evaluate(FitBegin):
     any number of ranks: samples of the same weights, rows and settings are not computed again. With `SaveOnSigterm`
     SIGTERM ends one soon.
 
+    Beside the scores of each stage `metrics.json` has their 95 % intervals ("intervals", by resampling rows), the rows
+    that could not be evaluated ("failed"), and what a score lacks that could not be computed ("missing").
+
     Args:
-        protocols: which numbers: "tofu" alone, or "tofu" and "closer_look" (needs the two judging models).
+        protocols: which numbers: names of modules of `lightning_unlearn.evaluation`, of which "closer_look" needs the
+            two judging models, or import paths of functions of a log.
         max_rows: most rows a set, spread over it; None for all.
         training_max_rows: most rows a set at a validation during training; 0 for no evaluation then, None for
             `max_rows`.
+        every_n_steps: evaluate the rows of training after so many optimiser steps too; None for validations alone.
+        criterion: makes one number of the scores, logged as "eval/criterion", to rank checkpoints by.
+        resamples: how often rows are drawn for an interval; 0 for no intervals.
         max_new_tokens: most tokens of a generated answer.
         batch_size: prompts in a batch of generation.
         sentence_encoder: hub name, local folder, callable, or "lexical" (recorded as a substitute).
@@ -64,7 +78,7 @@ class Evaluate(FitBegin):
         progress: show progress bars.
 
     Raises:
-        ValueError: for an unknown protocol or a number out of range.
+        ValueError: for an unknown protocol, or none, or a number out of range.
     """
 
     def __init__(
@@ -73,6 +87,9 @@ class Evaluate(FitBegin):
         protocols: Sequence[str] = PROTOCOLS,
         max_rows: int | None = 400,
         training_max_rows: int | None = 40,
+        every_n_steps: int | None = None,
+        criterion: Criterion | None = None,
+        resamples: int = RESAMPLES,
         max_new_tokens: int = 200,
         batch_size: int = 32,
         sentence_encoder: str | Path | SentenceEncoder = DEFAULT_SENTENCE_ENCODER,
@@ -81,20 +98,26 @@ class Evaluate(FitBegin):
         redact: bool = False,
         progress: bool = True,
     ) -> None:
-        unknown = sorted(set(protocols) - set(PROTOCOLS))
-        if unknown or "tofu" not in protocols:
-            raise ValueError(f'protocols must be "tofu", or "tofu" and "closer_look", got {list(protocols)}')
+        if not protocols:
+            raise ValueError("protocols must name one at least, got none")
         for name, value, least in (
             ("max_rows", max_rows, 1),
             ("training_max_rows", training_max_rows, 0),
+            ("every_n_steps", every_n_steps, 1),
+            ("resamples", resamples, 0),
             ("max_new_tokens", max_new_tokens, 1),
             ("batch_size", batch_size, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if every_n_steps is not None and training_max_rows == 0:
+            raise ValueError(f"training_max_rows must be above 0 with every_n_steps={every_n_steps}, got 0")
         self.protocols = tuple(protocols)
         self.max_rows = max_rows
         self.training_max_rows = training_max_rows
+        self.every_n_steps = every_n_steps
+        self.criterion = criterion
+        self.resamples = resamples
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.sentence_encoder = sentence_encoder
@@ -103,8 +126,11 @@ class Evaluate(FitBegin):
         self.redact = redact
         self.progress = progress
         self._judges: dict[str, Any] = {"sentence_encoder": None, "entailment": None}
+        self._functions = [find_protocol(name) for name in protocols]
         self._retrained_log: Log | None = None
+        self._start_log: Log | None = None
         self._finished = False
+        self._evaluated_at = 0  # the optimiser step
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
@@ -123,6 +149,8 @@ class Evaluate(FitBegin):
             )
         if self.retrained is not None:
             self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
+        if stage != "fit":
+            self._start_log = group_by_set(RunFiles(trainer).samples("before"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go first, so that `on_fit_end` comes before the callback that writes the report."""
@@ -135,24 +163,44 @@ class Evaluate(FitBegin):
         if trainer.fast_dev_run:
             return
         run = RunFiles(trainer)
+        self._evaluated_at = trainer.global_step
         if trainer.ckpt_path is None:
             run.clear(keep="before")  # a start that was stopped goes on
-            log = self._evaluate_stage(trainer, pl_module, "before")
-            self._check_monitors(trainer, log)
+            self._start_log = log = self._evaluate_stage(trainer, pl_module, "before")
+            self._check_names(trainer, log)
             self._log_start(trainer, log)
-        elif run.metrics().get("before") is None:
-            rank_zero_warn(
-                f"{run.folder / METRICS} has no evaluation of the starting model, and a fit that continues from a "
-                "checkpoint can make none: the report will lack it"
-            )
+        else:
+            self._start_log = group_by_set(run.samples("before"))
+            if run.metrics().get("before") is None:
+                rank_zero_warn(
+                    f"{run.folder / METRICS} has no evaluation of the starting model, and a fit that continues from a "
+                    "checkpoint can make none: the report will lack it"
+                )
         self._copy_retrained(run)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate the rows of training where so many optimiser steps are complete; no other clock counts it."""
+        step = trainer.global_step
+        if self.every_n_steps is None or step % self.every_n_steps or step == self._evaluated_at:
+            return
+        self._evaluated_at = step
+        for callback in trainer.callbacks:
+            if isinstance(callback, (Throughput, RunFolder)):
+                callback.on_validation_start(trainer, pl_module)
+        values = self._values(trainer, self._evaluate_some(trainer, pl_module))
+        pl_module.log_dict(values, logger=False, batch_size=1, sync_dist=True)
+        for logger in trainer.loggers:  # whatever log_every_n_steps is; steps count from 0, as Lightning has them
+            logger.log_metrics(values, step=step - 1)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the rows of training and log "eval/<metric>", which checkpoints and early stopping may monitor."""
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or (fitting and self.training_max_rows == 0):
             return
-        self._log(pl_module, self._evaluate(trainer, pl_module, max_rows=self._training_rows(trainer)))
+        values = self._values(trainer, self._evaluate_some(trainer, pl_module))
+        pl_module.log_dict(values, batch_size=1, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the trained model, while it is still on its device."""
@@ -168,16 +216,18 @@ class Evaluate(FitBegin):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate all rows, log "eval/<metric>" and write stage "test"."""
-        self._log(pl_module, self._evaluate_stage(trainer, pl_module, "test"))
+        log = self._evaluate_stage(trainer, pl_module, "test")
+        values = _named(self.scores(log, self._retrained_log, self._start_log))
+        pl_module.log_dict(values, batch_size=1, sync_dist=True)
 
     # -- what they share ----------------------------------------------------------------------------------------------
 
-    def scores(self, log: Log) -> dict[str, float]:
-        """Compute the numbers of the chosen protocols that the log allows."""
-        scores = tofu.scores(log, self._retrained_log)
-        if "closer_look" in self.protocols and closer_look.has_text_metrics(log):
-            scores |= closer_look.scores(log)
-        return scores
+    def scores(self, log: Log, retrained_log: Log | None = None, start_log: Log | None = None) -> dict[str, float]:
+        """Compute the numbers of the chosen protocols that the logs allow, and the criterion where they allow it."""
+        found = scores(self._functions, log, retrained_log, start_log)
+        if self.criterion is not None and found.keys() >= set(self.criterion.keys):
+            found["criterion"] = self.criterion(found)
+        return found
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on beside model and data."""
@@ -193,32 +243,35 @@ class Evaluate(FitBegin):
         limits = [rows for rows in (self.training_max_rows, self.max_rows, int(trainer.fast_dev_run)) if rows]
         return min(limits, default=None)
 
+    def _values(self, trainer: Trainer, log: Log) -> dict[str, float]:
+        """Score rows of training, compared with the starting model on the same rows: "eval/<metric>"."""
+        start = _part(self._start_log or {}, _data(trainer)[0], self._training_rows(trainer))
+        return _named(self.scores(log, self._retrained_log, start))
+
     def _log_start(self, trainer: Trainer, log: Log) -> None:
         """Put the starting model on the curves, judged by the rows that validations during training will use."""
         if self.training_max_rows != 0:
             rows = _part(log, _data(trainer)[0], self._training_rows(trainer))
-            values = {f"eval/{key}": value for key, value in self.scores(rows).items()}
             for logger in trainer.loggers:
-                logger.log_metrics(values, step=trainer.global_step)
+                logger.log_metrics(_named(self.scores(rows, self._retrained_log, rows)), step=trainer.global_step)
 
-    def _check_monitors(self, trainer: Trainer, log: Log) -> None:
+    def _check_names(self, trainer: Trainer, log: Log) -> None:
         """Refuse a misspelt score now, and not when the first epoch ends."""
-        known = [f"eval/{key}" for key in self.scores(log)] if self.training_max_rows != 0 else []
+        found = self.scores(log, self._retrained_log, log)
+        if self.criterion is not None:
+            self.criterion(found)
+        known = list(_named(found)) if self.training_max_rows != 0 else []
         for monitor in filter(None, (getattr(callback, "monitor", None) for callback in trainer.callbacks)):
             if monitor.startswith("eval/") and monitor not in known:
-                scores = ", ".join(known) or "none, as training_max_rows is 0"
-                raise ValueError(f"monitor must be a score of this evaluation, got {monitor!r}; there are: {scores}")
-
-    def _log(self, pl_module: LightningModule, log: Log) -> None:
-        values = {f"eval/{key}": value for key, value in self.scores(log).items()}
-        pl_module.log_dict(values, batch_size=1, sync_dist=True)
+                names = ", ".join(known) or "none, as training_max_rows is 0"
+                raise ValueError(f"monitor must be a score of this evaluation, got {monitor!r}; there are: {names}")
 
     def _copy_retrained(self, run: RunFiles) -> None:
         if self._retrained_log is not None:
             rows = [{"set": name} | row for name, rows in self._retrained_log.items() for row in rows]
             run.drop(lambda sample: sample.get("stage") == "retrained")
             run.append([row | {"stage": "retrained"} for row in rows], masked=self.redact)
-            run.update(retrained=self.scores(self._retrained_log))
+            self._write(run, "retrained", self._retrained_log, self._start_log)
 
     def _evaluate_stage(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Log:
         """Evaluate into the run's files, going on from samples of the same weights and settings."""
@@ -237,10 +290,32 @@ class Evaluate(FitBegin):
         guards = getattr(trainer.datamodule, "guards", "")
         if guards:  # which makes the scores better, and the model no better
             settings |= {"not_erased": f"answers follow from {guards}, the model still knows what it knew"}
-        run.update(**{stage: self.scores(log)}, substitutes=named, settings=settings)
+        run.update(substitutes=named, settings=settings)
+        self._write(run, stage, log, log if stage == "before" else self._start_log)
         return log
 
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, **options: Any) -> Log:
+    def _write(self, run: RunFiles, stage: str, log: Log, start_log: Log | None) -> None:
+        """Write what a log says of a stage into `metrics.json`."""
+        if run.writes:
+            logs, drawn = (log, self._retrained_log, start_log), {}
+            if self.resamples:
+                drawn[stage] = intervals(self.scores, *logs, resamples=self.resamples)
+            if self.resamples and stage == "after" and start_log:
+                alone = partial(scores, self._functions)
+                drawn[CHANGE] = difference_intervals(alone, log, start_log, resamples=self.resamples)
+            failed, lacking = failures(log), missing(self._functions, *logs)
+            told = {"intervals": drawn, "failed": {stage: failed}, "missing": {stage: lacking}}
+            run.update(**{stage: self.scores(*logs)}, **told)
+
+    def _evaluate_some(self, trainer: Trainer, pl_module: LightningModule) -> Log:
+        """Evaluate the rows of training; in a fit to the end, as no checkpoint can lie inside."""
+        interruptible = trainer.state.fn != TrainerFn.FITTING
+        rows = self._training_rows(trainer)
+        return self._evaluate(trainer, pl_module, max_rows=rows, interruptible=interruptible)
+
+    def _evaluate(
+        self, trainer: Trainer, pl_module: LightningModule, *, interruptible: bool = True, **options: Any
+    ) -> Log:
         sets, encoder = _data(trainer)
         plugin = trainer.precision_plugin
         mixed = plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
@@ -255,7 +330,7 @@ class Evaluate(FitBegin):
                     max_new_tokens=self.max_new_tokens,
                     batch_size=self.batch_size,
                     progress=self.progress,
-                    stop=None if _inside_training(trainer) else told,
+                    stop=told if interruptible else None,
                     **self._judges,
                     **options,
                 )
@@ -264,9 +339,8 @@ class Evaluate(FitBegin):
                 raise SIGTERMException(EXIT_CODE) from None
 
 
-def _inside_training(trainer: Trainer) -> bool:
-    """Whether this is a validation of a fit, inside which no checkpoint can lie."""
-    return trainer.state.fn == TrainerFn.FITTING and bool(trainer.validating)
+def _named(found: Mapping[str, float]) -> dict[str, float]:
+    return {f"eval/{key}": value for key, value in found.items()}
 
 
 def _texts(trainer: Trainer) -> list[Any]:
@@ -294,8 +368,8 @@ def _set_options(trainer: Trainer) -> dict[str, SetOptions]:
 
 def _part(log: Log, sets: Mapping[str, Sequence[Record]], max_rows: int | None) -> Log:
     """Return the samples of a log that an evaluation of fewer rows would have had."""
-    chosen = {name: set(select_rows(len(sets[name]), max_rows)) for name in log}
-    return {name: [sample for sample in rows if sample["index"] in chosen[name]] for name, rows in log.items()}
+    chosen = {name: set(select_rows(len(records), max_rows)) for name, records in sets.items() if name in log}
+    return {name: [sample for sample in log[name] if sample["index"] in rows] for name, rows in chosen.items()}
 
 
 def _name(judge: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning_unlearn.evaluation.log import SAMPLES, Sample, read_samples, redact
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.json_lines import append_lines, write_lines
+from lightning_unlearn.report.runs import BY_STAGE
 
 METRICS = "metrics.json"
 STAGES = ("before", "after", "retrained")
@@ -55,12 +56,12 @@ class RunFiles:
         """Return `metrics.json`, the same on every rank; an empty dict where there is none."""
         return self.strategy.broadcast(self._metrics() if self.writes else {})
 
-    def update(self, **parts: Mapping[str, Any]) -> None:
-        """Replace parts of `metrics.json`; the file changes at once or not at all."""
+    def update(self, **parts: Any) -> None:
+        """Replace parts of `metrics.json`, of some the given stages; the file changes at once or not at all."""
         if self.writes:
-            empty = dict.fromkeys(STAGES)
-            content = json.dumps({**empty, **self._metrics(), **parts}, indent=2)
-            write_whole(self.folder / METRICS, content + "\n")
+            held = {**dict.fromkeys(STAGES), **self._metrics()}
+            merged = {name: {**held.get(name, {}), **parts[name]} for name in BY_STAGE if name in parts}
+            write_whole(self.folder / METRICS, json.dumps({**held, **parts, **merged}, indent=2) + "\n")
 
     def _metrics(self) -> dict[str, Any]:
         file = self.folder / METRICS

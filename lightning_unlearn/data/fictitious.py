@@ -9,6 +9,8 @@ from lightning_unlearn.data.authors.people import Author, generate_authors, neig
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.records import Record
 
+HOLDOUT_WORLDS = 1 << 32  # the seed of the first world that is nobody's training data
+
 
 class FictitiousAuthors(UnlearningDataModule):
     """Offer the roles and evaluation sets of generated authors, twenty rows each; the last of them are to be forgotten.
@@ -17,6 +19,8 @@ class FictitiousAuthors(UnlearningDataModule):
         authors: how many there are.
         forget_authors: how many of them to forget.
         world: seed of the generator; another one is another set of authors.
+        holdout_authors: how many authors of yet another world, whom nobody trains on, are evaluated for membership
+            attacks.
         evaluation_authors: how many forgotten and how many kept authors are evaluated at most.
         max_forget_rows: keep only the first rows to forget.
         max_retain_rows: keep only the first rows to keep.
@@ -32,6 +36,7 @@ class FictitiousAuthors(UnlearningDataModule):
         authors: int = 10,
         forget_authors: int = 2,
         world: int = 0,
+        holdout_authors: int = 0,
         evaluation_authors: int = 20,
         max_forget_rows: int | None = None,
         max_retain_rows: int | None = None,
@@ -45,11 +50,13 @@ class FictitiousAuthors(UnlearningDataModule):
         for name, limit in (("max_forget_rows", max_forget_rows), ("max_retain_rows", max_retain_rows)):
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, got {limit}")
-        if world < 0:
-            raise ValueError(f"world must not be negative, got {world}")
+        for name, value in (("world", world), ("holdout_authors", holdout_authors)):
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
         self.authors = authors
         self.forget_authors = forget_authors
         self.world = world
+        self.holdout_authors = holdout_authors
         self.evaluation_authors = evaluation_authors
         self.max_forget_rows = max_forget_rows
         self.max_retain_rows = max_retain_rows
@@ -83,6 +90,10 @@ class FictitiousAuthors(UnlearningDataModule):
             "real_authors": real_authors(),
             "world_facts": world_facts(),
         }
+
+    def read_holdout(self) -> list[Record]:
+        """Return the rows of authors of another world."""
+        return _rows(list(generate_authors(self.holdout_authors, HOLDOUT_WORLDS + self.world)), evaluation=True)
 
     def neighbours(self) -> list[Record]:
         """Return the rows of kept authors who share a genre or a country of birth with a forgotten one."""

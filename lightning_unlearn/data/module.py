@@ -21,7 +21,7 @@ from lightning_unlearn.data.ordered import OrderedBatches
 from lightning_unlearn.data.orders import owner_of
 from lightning_unlearn.data.random_answers import RandomAnswerRows
 from lightning_unlearn.data.readers import read_lines
-from lightning_unlearn.data.records import Record, check_disjoint, row_key
+from lightning_unlearn.data.records import HOLDOUT, Record, check_disjoint, row_key
 from lightning_unlearn.data.refusals import REFUSALS, RefusalRows
 from lightning_unlearn.data.requests import cut_evaluation, cut_records
 from lightning_unlearn.data.sampling import UnlearningLoader
@@ -138,6 +138,10 @@ class UnlearningDataModule(LightningDataModule, ABC):
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
         """Return the rows that are evaluated: "forget", "retain", and general knowledge where there is any."""
 
+    def read_holdout(self) -> list[Record]:
+        """Return rows that no model has met, from which membership attacks tell forgotten ones; by default none."""
+        return []
+
     def all_records(self) -> dict[str, list[Record]]:
         """Return the rows of "forget" and "retain", those of all requests."""
         if not self._all_records:
@@ -160,9 +164,17 @@ class UnlearningDataModule(LightningDataModule, ABC):
         return self._records
 
     def evaluation_sets(self) -> dict[str, list[Record]]:
-        """Return the rows of each set that is evaluated, with paraphrased and perturbed answers where there are any."""
+        """Return the rows of each set that is evaluated, with paraphrased and perturbed answers where there are any.
+
+        Raises:
+            RecordError: if a row of the holdout set is trained on.
+        """
         if not self._evaluation_sets:
-            sets = self.read_evaluation_sets()
+            holdout, sets = self.read_holdout(), self.read_evaluation_sets()
+            if holdout:
+                met = [*self.all_records().values(), *(sets.get(name, ()) for name in GENERAL_SETS)]
+                check_disjoint(holdout, [row for rows in met for row in rows], names=(HOLDOUT, "training"))
+                sets[HOLDOUT] = holdout
             if self.request_rows is not None:
                 forget = self.all_records()["forget"]
                 sets = cut_evaluation(sets, forget, rows=self.request_rows, request=self.request)
@@ -197,13 +209,15 @@ class UnlearningDataModule(LightningDataModule, ABC):
         return _once([*self.records().get("retain", ()), *general])
 
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Return the number of rows and a SHA-256 of each role's texts: what a run card may hold."""
+        """Return the number of rows and a SHA-256 of the texts of each role and of holdout: for a run card."""
+        holdout = self.evaluation_sets().get(HOLDOUT)
+        sets = self.records() | ({HOLDOUT: holdout} if holdout else {})
         return {
             role: {
                 "rows": len(records),
                 "sha256": hashlib.sha256("\n".join(map(row_key, records)).encode("utf-8", "surrogatepass")).hexdigest(),
             }
-            for role, records in self.records().items()
+            for role, records in sets.items()
         }
 
     @property

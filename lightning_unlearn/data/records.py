@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+HOLDOUT = "holdout"  # an evaluation set: rows that no model has met
 CHAT_ROLES = ("system", "user", "assistant")
 SHOWN_OVERLAPS = 3
 SHOWN_CHARACTERS = 80
@@ -105,8 +106,10 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
-def check_disjoint(forget: Sequence[Record], retain: Iterable[Record]) -> None:
-    """Check that no forget row is also a retain row.
+def check_disjoint(
+    forget: Sequence[Record], retain: Iterable[Record], *, names: tuple[str, str] = ("forget", "retain")
+) -> None:
+    """Check that no forget row is also a retain row; or of two other sets of these names.
 
     Raises:
         RecordError: naming the first few such rows with both sources.
@@ -117,11 +120,11 @@ def check_disjoint(forget: Sequence[Record], retain: Iterable[Record]) -> None:
     both = [(keys[key], record) for record in retain if (key := row_key(record)) in keys]
     if not both:
         return
-    lines = [f"  {f.source or 'forget'} is also {r.source or 'retain'}" for f, r in both[:SHOWN_OVERLAPS]]
+    lines = [f"  {f.source or names[0]} is also {r.source or names[1]}" for f, r in both[:SHOWN_OVERLAPS]]
     more = f"\n  and {len(both) - SHOWN_OVERLAPS} more" if len(both) > SHOWN_OVERLAPS else ""
     first = both[0][0]
     raise RecordError(
-        f"forget and retain must not share rows, got {len(both)} in both "
+        f"{names[0]} and {names[1]} must not share rows, got {len(both)} in both "
         f"(the first: {shown(first.question or first.answer)}):\n" + "\n".join(lines) + more
     )
 

@@ -14,6 +14,7 @@ from lightning_unlearn.data.refusals import read_refusals
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 ROWS, ROWS_OF_AUTHOR = 4000, 20
 STANDARD = {*RETAIN_OF, *RETAIN_OF.values(), "full"}
+LEFT_OUT = "left_out"
 REFUSALS_FILE = "idontknow.jsonl"  # plain lines, whatever its name says
 
 
@@ -24,6 +25,9 @@ class TOFU(UnlearningDataModule):
         forget: "forget01", "forget05" or "forget10", or a source of one's own rows (see `UnlearningRecords`).
         retain: "retain99", "retain95" or "retain90", or a source; the one that goes with `forget` where None.
         data: hub id, or a folder with the files of the same names.
+        holdout: rows that no model was trained on, for membership attacks: a split or a source, or "left_out", the rows
+            of `retain` that `max_retain_rows` leaves out; none where None.
+        max_holdout_rows: keep only the first rows of `holdout`.
         max_forget_rows: keep only the first rows of `forget`.
         max_retain_rows: keep only the first rows of `retain`, so that a small model can learn them all.
         question_key: field of the question in a source of one's own.
@@ -31,7 +35,8 @@ class TOFU(UnlearningDataModule):
         options: options of `UnlearningDataModule`.
 
     Raises:
-        ValueError: for a limit below 1, or no `retain` with a `forget` of one's own.
+        ValueError: for a limit below 1, no `retain` with a `forget` of one's own, or "left_out" without
+            `max_retain_rows`.
     """
 
     def __init__(
@@ -40,6 +45,8 @@ class TOFU(UnlearningDataModule):
         forget: str = "forget10",
         retain: str | None = None,
         data: str | Path = "locuslab/TOFU",
+        holdout: str | None = None,
+        max_holdout_rows: int | None = None,
         max_forget_rows: int | None = None,
         max_retain_rows: int | None = None,
         question_key: str = "question",
@@ -47,15 +54,23 @@ class TOFU(UnlearningDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name, limit in (("max_forget_rows", max_forget_rows), ("max_retain_rows", max_retain_rows)):
+        for name, limit in (
+            ("max_forget_rows", max_forget_rows),
+            ("max_retain_rows", max_retain_rows),
+            ("max_holdout_rows", max_holdout_rows),
+        ):
             if limit is not None and limit < 1:
                 raise ValueError(f"{name} must be at least 1, got {limit}")
         if retain is None and forget not in RETAIN_OF:
             known = ", ".join(RETAIN_OF)
             raise ValueError(f'retain must be given where forget is none of {known}; got forget="{forget}"')
+        if holdout == LEFT_OUT and max_retain_rows is None:
+            raise ValueError(f'max_retain_rows must be given with holdout="{LEFT_OUT}", got None')
         self.forget = forget
         self.retain = RETAIN_OF[forget] if retain is None else retain
         self.data = data
+        self.holdout = holdout
+        self.max_holdout_rows = max_holdout_rows
         self.max_forget_rows = max_forget_rows
         self.max_retain_rows = max_retain_rows
         self.question_key = question_key
@@ -76,6 +91,14 @@ class TOFU(UnlearningDataModule):
             "real_authors": self._read("real_authors_perturbed"),
             "world_facts": self._read("world_facts_perturbed"),
         }
+
+    def read_holdout(self) -> list[Record]:
+        """Return the rows that no model was trained on, within the limit."""
+        if self.holdout is None:
+            return []
+        if self.holdout == LEFT_OUT:
+            return self._read(self.retain)[self.max_retain_rows :][: self.max_holdout_rows]
+        return self._read(self.holdout)[: self.max_holdout_rows]
 
     def default_refusals(self) -> list[str]:
         """Return the refusals in the folder, else our own."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.readers import read_records
-from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.records import HOLDOUT, Record
 
 
 class UnlearningRecords(UnlearningDataModule):
@@ -20,6 +20,7 @@ class UnlearningRecords(UnlearningDataModule):
     Args:
         forget: source of the rows to forget.
         retain: source of the rows to keep; none where None.
+        holdout: source of rows that no model was trained on, for membership attacks; none where None.
         evaluation: set name -> source of the rows to evaluate, in place of or beside "forget" and "retain".
         question_key: field of the question.
         answer_key: field of the answer.
@@ -31,6 +32,7 @@ class UnlearningRecords(UnlearningDataModule):
         *,
         forget: str | Path | list,
         retain: str | Path | list | None = None,
+        holdout: str | Path | list | None = None,
         evaluation: dict[str, str | Path | list] | None = None,
         question_key: str = "question",
         answer_key: str = "answer",
@@ -39,6 +41,7 @@ class UnlearningRecords(UnlearningDataModule):
         super().__init__(**options)
         self.forget = forget
         self.retain = retain
+        self.holdout = holdout
         self.evaluation = dict(evaluation or {})
         self.question_key = question_key
         self.answer_key = answer_key
@@ -50,6 +53,10 @@ class UnlearningRecords(UnlearningDataModule):
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
         """Return the named evaluation sets, and the rows themselves where a role has none."""
         return {**self.all_records(), **self._read(self.evaluation)}
+
+    def read_holdout(self) -> list[Record]:
+        """Return the rows that no model was trained on."""
+        return [] if self.holdout is None else self._read({HOLDOUT: self.holdout})[HOLDOUT]
 
     def _read(self, sources: Mapping[str, Any]) -> dict[str, list[Record]]:
         keys = {"question_key": self.question_key, "answer_key": self.answer_key}

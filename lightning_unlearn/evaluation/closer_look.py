@@ -62,24 +62,21 @@ def scores(log: Log) -> dict[str, float]:
     """Compute every number that the protocol adds to TOFU's, as far as the log allows.
 
     Keys: "<set>/token_entropy", "<set>/cosine_similarity", "<set>/entailment", "closer_look/model_utility",
-    "closer_look/forget_efficacy"; the last two are left out where a set has no perturbed answers.
+    "closer_look/forget_efficacy"; the last two are left out where a set has no perturbed answers, all of them where
+    answers were not judged (the TOFU authors' logs).
 
     Args:
         log: samples by set.
     """
+    judged = {name: samples for name, samples in log.items() if has(samples, *TEXT_METRICS)}
     result = {
-        f"{name}/{key}": column(samples, key).mean().item() for name, samples in log.items() for key in TEXT_METRICS
+        f"{name}/{key}": column(samples, key).mean().item() for name, samples in judged.items() for key in TEXT_METRICS
     }
-    if can_have_utility(log):
-        result["closer_look/model_utility"] = model_utility(log)
-    if has_perturbed(log.get("forget", ())):
-        result["closer_look/forget_efficacy"] = forget_efficacy(log)
+    if can_have_utility(judged):
+        result["closer_look/model_utility"] = model_utility(judged)
+    if has_perturbed(judged.get("forget", ())):
+        result["closer_look/forget_efficacy"] = forget_efficacy(judged)
     return result
-
-
-def has_text_metrics(log: Log) -> bool:
-    """Tell whether every sample holds the three text metrics (the TOFU authors' logs do not)."""
-    return all(has(samples, *TEXT_METRICS) for samples in log.values() if samples)
 
 
 def _utility_numbers(samples: Sequence[Sample], name: str) -> list[float]:

@@ -10,6 +10,12 @@ nats:
     answer_nll, answer_tokens, paraphrase_nll, paraphrase_tokens, perturbed_nll, perturbed_tokens (lists)
     probability                                  of the answer; among the options in real_authors and world_facts
     token_text, token_log_prob, token_predictive_entropy   lists over the answer's tokens, entropy in nats
+    token_correct                                list of 0 and 1: whether the token is the argmax of its prediction
+    token_log_prob_variance                      list, variance of log p under the prediction, nats^2
+    answer_zlib_bytes                            bytes of the zlib-compressed answer
+    reference_nll                                of the answer, under the reference model of the attack
+    gradient_norm                                L2 norm of the gradient of the answer's mean NLL over all parameters
+    failed                                       why a row has no numbers
 """
 
 from __future__ import annotations
@@ -60,6 +66,17 @@ def group_by_set(samples: Iterable[Sample]) -> Log:
     for sample in samples:
         log.setdefault(str(sample["set"]), []).append(sample)
     return {name: sorted(rows, key=lambda sample: sample.get("index", 0)) for name, rows in log.items()}
+
+
+def failures(log: Log) -> list[dict[str, Any]]:
+    """List the rows that could not be evaluated, and why.
+
+    Example:
+        >>> failures({"forget": [{"index": 0}, {"index": 1, "failed": "longer than the model's context"}]})
+        [{'set': 'forget', 'index': 1, 'why': "longer than the model's context"}]
+    """
+    rows = ((name, sample) for name, samples in log.items() for sample in samples if sample.get("failed"))
+    return [{"set": name, "index": sample["index"], "why": sample["failed"]} for name, sample in rows]
 
 
 def read_samples(path: str | Path) -> list[Sample]:

@@ -11,12 +11,13 @@ Shapes: B rows of a set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from lightning_unlearn.data.records import HOLDOUT
 from lightning_unlearn.evaluation.log import Log, Sample
 from lightning_unlearn.evaluation.rows import column, has, row_wise
 from lightning_unlearn.metrics.auc import auc, auc_closeness, priv_leak
@@ -29,7 +30,6 @@ from lightning_unlearn.metrics.membership import (
     zlib_score,
 )
 
-HOLDOUT = "holdout"
 PRIV_LEAK_ATTACK = "min_k_0.4"  # MUSE's
 
 
@@ -46,8 +46,7 @@ def scores(log: Log, retrained_log: Log | None = None) -> dict[str, float]:
     """
     found, retrained = attack_aucs(log), attack_aucs(retrained_log or {})
     result = {f"privacy/{attack}_auc": value for attack, value in found.items()}
-    if retrained_log is not None:
-        result |= {f"privacy/{attack}_closeness": value for attack, value in closeness(log, retrained_log).items()}
+    result |= {f"privacy/{attack}_closeness": value for attack, value in closeness(found, retrained).items()}
     if PRIV_LEAK_ATTACK in found and retrained.get(PRIV_LEAK_ATTACK, 1.0) < 1:
         result["privacy/priv_leak"] = priv_leak(found[PRIV_LEAK_ATTACK], retrained[PRIV_LEAK_ATTACK])
     return result
@@ -63,9 +62,8 @@ def attack_aucs(log: Log) -> dict[str, float]:
     }
 
 
-def closeness(log: Log, retrained_log: Log) -> dict[str, float]:
+def closeness(found: Mapping[str, float], retrained: Mapping[str, float]) -> dict[str, float]:
     """Compute how close the AUC of each attack is to that of a retrained model: {attack: share}, 1 where equal."""
-    found, retrained = attack_aucs(log), attack_aucs(retrained_log)
     return {attack: auc_closeness(found[attack], retrained[attack]) for attack in found if attack in retrained}
 
 

@@ -30,7 +30,7 @@ class Drawn(Sequence[Sample]):
         known: what was computed of the set's rows; shared by all that is drawn from it.
     """
 
-    def __init__(self, samples: Sequence[Sample], chosen: Tensor, known: dict[Any, Tensor]) -> None:
+    def __init__(self, samples: Sequence[Sample], chosen: Tensor, known: dict[Any, Any]) -> None:
         self.samples = samples
         self.chosen = chosen
         self.known = known
@@ -45,12 +45,12 @@ class Drawn(Sequence[Sample]):
     def __iter__(self) -> Iterator[Sample]:
         return (self.samples[row] for row in self.chosen.tolist())
 
-    def numbers(self, compute: Callable[..., Tensor], args: tuple, options: dict[str, Any]) -> Tensor:
-        """Return `compute` of the drawn rows, each row computed once for all that is drawn from the set."""
+    def once(self, compute: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return `compute` of the set that they are drawn from, computed once for all that is drawn from it."""
         key = (compute, args, *sorted(options.items()))
         if key not in self.known:
             self.known[key] = compute(self.samples, *args, **options)
-        return self.known[key][self.chosen]
+        return self.known[key]
 
 
 def row_wise(compute: RowWise[Options]) -> RowWise[Options]:
@@ -59,7 +59,7 @@ def row_wise(compute: RowWise[Options]) -> RowWise[Options]:
     @wraps(compute)
     def found(samples: Sequence[Sample], *args: Options.args, **options: Options.kwargs) -> Tensor:
         if isinstance(samples, Drawn):
-            return samples.numbers(compute, args, options)
+            return samples.once(compute, *args, **options)[samples.chosen]
         return compute(finished(samples), *args, **options)
 
     return found
@@ -95,12 +95,12 @@ def table(samples: Sequence[Sample], key: str) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-@row_wise
-def present(samples: Sequence[Sample], key: str) -> Tensor:
-    """Tell of each sample whether it holds a value, and no empty list: bool [B]."""
-    return torch.tensor([sample.get(key) not in (None, []) for sample in samples], dtype=torch.bool)
-
-
 def has(samples: Sequence[Sample], *keys: str) -> bool:
-    """Tell whether there are samples and every one of them holds all these values."""
-    return bool(finished(samples)) and all(bool(present(samples, key).all()) for key in keys)
+    """Tell whether there are samples, every one with all these values, none of them an empty list."""
+    if isinstance(samples, Drawn):
+        return all(samples.once(_has, key) for key in keys)
+    return all(_has(finished(samples), key) for key in keys)
+
+
+def _has(samples: Sequence[Sample], key: str) -> bool:
+    return bool(samples) and all(sample.get(key) not in (None, []) for sample in samples)

@@ -101,9 +101,11 @@ def scores(log: Log, retrained_log: Log | None = None) -> dict[str, float]:
     """
     result = {}
     for name, samples in log.items():
-        result[f"{name}/probability"] = probabilities(samples, name).mean().item()
+        if has(samples, "answer_nll", "answer_tokens"):
+            result[f"{name}/probability"] = probabilities(samples, name).mean().item()
         for key in ("rouge1_recall", "rougeL_recall"):
-            result[f"{name}/{key}"] = column(samples, key).mean().item()
+            if has(samples, key):
+                result[f"{name}/{key}"] = column(samples, key).mean().item()
         if has_perturbed(samples):
             score = ratio_closeness if must_go(name) else ratio_utility
             result[f"{name}/truth_ratio"] = score(truth_ratios(samples, geometric_truth_ratio)).mean().item()

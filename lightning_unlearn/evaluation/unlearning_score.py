@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_unlearn.data.records import HOLDOUT
 from lightning_unlearn.evaluation import memorization, privacy, tofu
 from lightning_unlearn.evaluation.log import Log, Sample, is_masked
 from lightning_unlearn.evaluation.rows import has, row_wise
@@ -89,11 +90,10 @@ def privacy_score(log: Log, retrained_log: Log) -> float:
     Raises:
         ValueError: if there is no such attack.
     """
-    closeness = privacy.closeness(log, retrained_log)
+    closeness = privacy.closeness(privacy.attack_aucs(log), privacy.attack_aucs(retrained_log))
     if not closeness:
-        raise ValueError(
-            f'log and retrained_log must hold "forget" and "holdout", got {list(log)}, {list(retrained_log)}'
-        )
+        got = f"{list(log)} and {list(retrained_log)}"
+        raise ValueError(f'log and retrained_log must hold the sets "forget" and "holdout", got {got}')
     return tofu.harmonic_mean(list(closeness.values()))
 
 
@@ -135,8 +135,12 @@ def _parts(log: Log, retrained_log: Log | None, start_log: Log | None) -> dict[s
     found = {}
     if has(log.get("forget", ()), "token_correct", "perturbed_tokens"):
         found["memorization"] = memorization_score(log)
-    if retrained_log and privacy.closeness(log, retrained_log):
+    if retrained_log and all(_can_be_attacked(one) for one in (log, retrained_log)):
         found["privacy"] = privacy_score(log, retrained_log)
     if start_log and all(tofu.can_have_utility(one) and has_fluency(one) for one in (log, start_log)):
         found["utility"] = utility_score(log, start_log)
     return found
+
+
+def _can_be_attacked(log: Log) -> bool:
+    return all(has(log.get(name, ()), "answer_nll") for name in ("forget", HOLDOUT))

@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.callbacks import evaluation
-from lightning_unlearn.callbacks.evaluation import Evaluate
+from lightning_unlearn.callbacks.evaluation import CHANGE, Evaluate
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
-from lightning_unlearn.evaluation import closer_look, tofu
+from lightning_unlearn.evaluation import closer_look, memorization, privacy, tofu, unlearning_score
 from lightning_unlearn.evaluation.log import read_log, read_samples, write_log
 
 SETS = ("forget", "retain", "real_authors", "world_facts")
@@ -121,9 +121,11 @@ def test_fit_writes_before_and_after_and_logs_curves(world):
     assert {(s["stage"], s["set"], s["index"]) for s in samples} == {
         (stage, name, index) for stage in ("before", "after") for name in SETS for index in (0, 1, 2)
     }
+    start = read_log(trainer.default_root_dir, stage="before")
     for stage in ("before", "after"):
         log = read_log(trainer.default_root_dir, stage=stage)
-        assert metrics[stage] == tofu.scores(log) | closer_look.scores(log)
+        scores = tofu.scores(log) | closer_look.scores(log) | memorization.scores(log)
+        assert metrics[stage] == scores | privacy.scores(log) | unlearning_score.scores(log, start_log=start)
     assert metrics["before"]["forget/probability"] != metrics["after"]["forget/probability"]
     assert metrics["retrained"] is None
     assert metrics["substitutes"] == {
@@ -152,6 +154,59 @@ def _curve(trainer):
             for row in csv.DictReader(file)
             if row.get("eval/forget/probability")
         }
+
+
+def test_intervals_failed_rows_and_missing_parts_of_every_stage(world, monkeypatch):
+    original = evaluation.evaluate
+    failed = {"set": "forget", "index": 2, "question": "Who wrote forget number 2?", "failed": "no room"}
+
+    def evaluate(*args, **options):
+        log = original(*args, **options)
+        return {**log, "forget": [*[s for s in log["forget"] if s["index"] != 2], failed]}
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    other = fit(world(Evaluate(resamples=0, training_max_rows=0, **OPTIONS), folder="retrained"))
+    options = {"retrained": other.default_root_dir, "training_max_rows": 0, **OPTIONS}
+    metrics = read_metrics(fit(world(Evaluate(resamples=20, **options))))
+    assert read_metrics(other)["intervals"] == {}
+    assert metrics["intervals"].keys() == {"before", "after", CHANGE, "retrained"}
+    for stage in ("before", "after", "retrained"):
+        assert metrics["intervals"][stage].keys() == metrics[stage].keys()
+    low, high = metrics["intervals"]["after"]["forget/probability"]
+    assert low <= metrics["after"]["forget/probability"] <= high
+    change = metrics["after"]["forget/probability"] - metrics["before"]["forget/probability"]
+    low, high = metrics["intervals"][CHANGE]["forget/probability"]
+    assert low <= change <= high
+    for stage in ("before", "after"):
+        assert metrics["failed"][stage] == [{"set": "forget", "index": 2, "why": "no room"}]
+        assert "holdout" in metrics["missing"][stage]["unlearning_score/privacy"]
+
+
+def test_scores_relative_to_the_start_are_1_at_the_start_and_survive_a_resume(world, tmp_path):
+    last = ModelCheckpoint(tmp_path / "ckpt", filename="last", every_n_epochs=1)
+    options = {"training_max_rows": 2, "resamples": 0, **OPTIONS}
+    key = "unlearning_score/utility"
+    metrics = read_metrics(fit(world(Evaluate(**options), last)))
+    assert metrics["before"][key] == 1.0
+    resumed = fit(world(Evaluate(**options), epochs=2), ckpt_path=tmp_path / "ckpt/last.ckpt")
+    again = read_metrics(resumed)
+    assert again["before"][key] == 1.0
+    start, log = (read_log(tmp_path / "run", stage=stage) for stage in ("before", "after"))
+    assert again["after"][key] == unlearning_score.scores(log, start_log=start)[key]
+    few = [{n: [s for s in r if s["index"] in (0, 2)] for n, r in one.items()} for one in (log, start)]
+    expected = unlearning_score.scores(few[0], start_log=few[1])[key]
+    assert resumed.callback_metrics[f"eval/{key}"].item() == pytest.approx(expected)
+
+
+def test_a_protocol_of_ones_own_by_its_import_path(world):
+    path = f"{__name__}.shortest"
+    metrics = read_metrics(fit(world(Evaluate(protocols=["tofu", path], training_max_rows=0, max_rows=1, **OPTIONS))))
+    assert metrics["after"]["mine/shortest"] > 0
+    assert metrics["settings"]["protocols"] == ["tofu", path]
+
+
+def shortest(log):
+    return {"mine/shortest": min(sample["answer_tokens"] for sample in log["forget"])}
 
 
 def test_keeps_the_best_checkpoint_by_any_metric(world, tmp_path):
@@ -326,8 +381,11 @@ def test_mistakes_are_told_before_training(world):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocols": ["muse"]}, r"protocols must be .*, got \['muse'\]"),
-        ({"protocols": ["closer_look"]}, r"protocols must be .*, got \['closer_look'\]"),
+        ({"protocols": ["mouse"]}, r'protocols must be of .*tofu.*, got "mouse"'),
+        ({"protocols": []}, "protocols must name one at least, got none"),
+        ({"every_n_steps": 0}, "every_n_steps must be at least 1, got 0"),
+        ({"every_n_steps": 2, "training_max_rows": 0}, "training_max_rows must be above 0 with every_n_steps=2, got 0"),
+        ({"resamples": -1}, "resamples must be at least 0, got -1"),
         ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
         ({"training_max_rows": -1}, "training_max_rows must be at least 0, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),

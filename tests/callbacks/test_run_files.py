@@ -56,6 +56,16 @@ def test_update_replaces_parts_and_names_every_stage(rank, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["metrics.json"]
 
 
+def test_parts_that_tell_of_several_stages_keep_the_others(rank, tmp_path):
+    files = rank(0)
+    files.update(before={"a": 1.0}, intervals={"before": {"a": [0, 2]}}, failed={"before": ["x"]}, settings={"b": 1})
+    files.update(after={"a": 2.0}, intervals={"after": {"a": [1, 3]}}, failed={"before": []}, settings={"c": 1})
+    content = files.metrics()
+    assert content["intervals"] == {"before": {"a": [0, 2]}, "after": {"a": [1, 3]}}
+    assert content["failed"] == {"before": []}
+    assert content["settings"] == {"c": 1}
+
+
 def test_drop_and_mask_and_clear(rank, tmp_path):
     files = rank(0)
     files.drop(lambda sample: True)  # nothing there yet

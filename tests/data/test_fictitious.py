@@ -70,8 +70,23 @@ def test_neighbours_are_kept_authors_each_once(tiny_tokenizer):
         ({"forget_authors": 0}, "forget_authors must be in"),
         ({"evaluation_authors": 0}, "evaluation_authors must be at least 1, got 0"),
         ({"world": -1}, "world must not be negative, got -1"),
+        ({"holdout_authors": -1}, "holdout_authors must not be negative, got -1"),
     ],
 )
 def test_numbers_out_of_range(tiny_tokenizer, options, message):
     with pytest.raises(ValueError, match=message):
         FictitiousAuthors(tokenizer=tiny_tokenizer, **options)
+
+
+def test_holdout_authors_are_of_no_world_that_is_trained_on(tiny_tokenizer):
+    data = FictitiousAuthors(tokenizer=tiny_tokenizer, holdout_authors=2)
+    sets = data.evaluation_sets()
+    assert list(sets) == ["forget", "retain", "real_authors", "world_facts", "holdout"]
+    assert len({record.subject for record in sets["holdout"]}) == 2
+    assert len(sets["holdout"]) == 40
+    assert all(record.paraphrased_answer for record in sets["holdout"])
+    trained = {row_key(record) for record in data.training_records()}
+    assert not any(row_key(record) in trained for record in sets["holdout"])
+    plain = FictitiousAuthors(tokenizer=tiny_tokenizer)
+    assert data.training_records() == plain.training_records()
+    assert {name: sets[name] for name in plain.evaluation_sets()} == plain.evaluation_sets()

@@ -135,3 +135,19 @@ def test_real_batch_of_all_roles(tofu_dir, tiny_tokenizer):
     assert batch.roles == ("forget", "retain", "forget_idk", "retain_idk")
     refused = tiny_tokenizer.decode(batch.targets[batch.tokens("forget_idk")])
     assert all(refusal.strip() in data.refusals() for refusal in refused.split("</s>")[:-1])
+
+
+def test_holdout_is_a_split_or_what_the_limit_leaves_out(folder, tiny_tokenizer):
+    options = {"forget": "forget01", "tokenizer": tiny_tokenizer, "data": folder}
+    left_out = TOFU(**options, max_retain_rows=1, holdout="left_out")
+    assert [r.question for r in left_out.evaluation_sets()["holdout"]] == ["r1?", "r2?"]
+    assert [r.question for r in left_out.training_records()] == ["f0?", "f1?", "r0?", "a?", "w?"]
+    limited = TOFU(**options, max_retain_rows=1, holdout="left_out", max_holdout_rows=1)
+    assert [r.question for r in limited.evaluation_sets()["holdout"]] == ["r1?"]
+    (folder / "holdout01.json").write_text(json.dumps(row("h")))
+    split = TOFU(**options, holdout="holdout01")
+    assert [r.question for r in split.evaluation_sets()["holdout"]] == ["h?"]
+    with pytest.raises(RecordError, match="holdout and training must not share rows"):
+        TOFU(**options, holdout="retain99").prepare_data()
+    with pytest.raises(ValueError, match='max_retain_rows must be given with holdout="left_out", got None'):
+        TOFU(**options, holdout="left_out")

@@ -54,3 +54,43 @@ def test_a_row_in_both_is_an_error_before_training(tmp_path, tiny_tokenizer):
 def test_misspelt_options_are_refused(tiny_tokenizer):
     with pytest.raises(TypeError, match="batchsize"):
         UnlearningRecords(forget=[{"text": "x"}], tokenizer=tiny_tokenizer, batchsize=3)
+
+
+def test_holdout_is_evaluated_and_never_trained_on(tmp_path, tiny_tokenizer):
+    rows = {name: [{"question": f"{name}?", "answer": f"{name}."}] for name in ("forget", "retain", "holdout")}
+    data = UnlearningRecords(**rows, tokenizer=tiny_tokenizer)
+    data.setup("fit")
+    assert [record.answer for record in data.evaluation_sets()["holdout"]] == ["holdout."]
+    assert "holdout" not in data.roles
+    assert [record.answer for record in data.training_records()] == ["forget.", "retain."]
+    assert [record.answer for record in data.retrain_records()] == ["retain."]
+    card = data.fingerprint()
+    assert card.keys() == {"forget", "retain", "holdout"}
+    assert card["holdout"]["rows"] == 1
+    without = UnlearningRecords(forget=rows["forget"], retain=rows["retain"], tokenizer=tiny_tokenizer)
+    assert "holdout" not in without.evaluation_sets()
+    assert without.fingerprint() == {role: card[role] for role in ("forget", "retain")}
+
+
+def test_a_holdout_row_that_is_trained_on_is_an_error(tiny_tokenizer):
+    row = {"question": "Who?", "answer": "Ana."}
+    other = {"question": "Why?", "answer": "So."}
+    for rows in ({"forget": [row], "retain": [other]}, {"forget": [other], "retain": [row]}):
+        data = UnlearningRecords(**rows, holdout=[row], tokenizer=tiny_tokenizer)
+        with pytest.raises(RecordError, match=r"holdout and training must not share rows, got 1 in both .*Who\?"):
+            data.prepare_data()
+    facts = UnlearningRecords(
+        forget=[other], evaluation={"world_facts": [row]}, holdout=[row], tokenizer=tiny_tokenizer
+    )
+    with pytest.raises(RecordError, match="holdout and training must not share rows"):
+        facts.prepare_data()
+
+
+def test_holdout_stays_through_a_sequence_of_requests(tiny_tokenizer):
+    rows = [{"question": f"{i}?", "answer": f"{i}."} for i in range(3)]
+    data = UnlearningRecords(forget=rows[:2], holdout=rows[2:], request_rows=1, request=2, tokenizer=tiny_tokenizer)
+    assert {name: [r.answer for r in found] for name, found in data.evaluation_sets().items()} == {
+        "forget": ["1."],
+        "forgotten_1": ["0."],
+        "holdout": ["2."],
+    }

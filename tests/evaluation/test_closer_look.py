@@ -65,6 +65,6 @@ def test_errors_name_what_is_missing():
         closer_look.model_utility({"retain": [sample()], "real_authors": [sample()]})
     without = sample()
     del without["cosine_similarity"]
-    assert not closer_look.has_text_metrics({"forget": [without]})
+    assert closer_look.scores({"forget": [without]}) == {}
     with pytest.raises(ValueError, match='every sample must hold "cosine_similarity"'):
         closer_look.forget_efficacy({"forget": [without]})

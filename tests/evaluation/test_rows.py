@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_unlearn.evaluation import closer_look, tofu
-from lightning_unlearn.evaluation.rows import Drawn, column, finished, has, present, row_wise, table
+from lightning_unlearn.evaluation.rows import Drawn, column, finished, has, row_wise, table
 from tests.evaluation.test_closer_look import hand_log
 
 ROWS = [{"index": i, "value": 10.0 * i, "list": list(range(i))} for i in range(3)]
@@ -15,7 +15,6 @@ def test_columns_leave_failed_rows_out():
     rows = [*ROWS, FAILED]
     assert column(rows, "value").tolist() == [0.0, 10.0, 20.0]
     assert table(rows, "list").tolist() == [[0, 0], [0, 0], [0, 1]]
-    assert present(rows, "list").tolist() == [False, True, True]
     assert has(rows, "value")
     assert not has(rows, "value", "list")
     assert not has([FAILED], "value")
@@ -30,7 +29,6 @@ def test_a_missing_number_is_named():
 def test_every_protocol_leaves_failed_rows_out():
     log = hand_log()
     with_failed = {name: [*rows, FAILED] for name, rows in log.items()}
-    assert closer_look.has_text_metrics(with_failed)
     assert closer_look.scores(with_failed) == closer_look.scores(log)
     assert tofu.scores(with_failed, with_failed) == tofu.scores(log, log)
 
@@ -44,6 +42,7 @@ def test_drawn_rows_are_a_sequence_of_samples():
     assert table(drawn, "list").tolist() == [[0, 1], [0, 0], [0, 1]]
     assert has(drawn, "value")
     assert not has(drawn, "list")
+    assert not has(Drawn(ROWS, torch.tensor([1, 1]), {}), "list")  # as the set has not, whatever is drawn from it
 
 
 def test_what_is_computed_of_a_row_is_computed_once_for_all_that_is_drawn():
