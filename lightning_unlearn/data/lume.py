@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.readers import read_rows, read_subset
-from lightning_unlearn.data.records import Record, RecordError, parse_row, shown
+from lightning_unlearn.data.records import HOLDOUT, Record, RecordError, parse_row, shown
 from lightning_unlearn.data.set_options import LIKELIHOOD_ONLY, SetOptions
 
 SPLITS = ("forget", "retain")
@@ -17,7 +17,7 @@ KINDS = {
     "sc": "completion",
     "qa": "knowledge",
 }  # how the "id" of a row ends, before a digit, and what its set is called
-MEMBERSHIP = {"forget": "member", "holdout": "nonmember"}  # files of the texts for the membership attack
+MEMBERSHIP = {"forget": "member", HOLDOUT: "nonmember"}  # files of the texts for the membership attack
 ANSWER = SetOptions(max_new_tokens=256)
 
 
@@ -67,7 +67,12 @@ class LUME(UnlearningDataModule):
             for place, row in self._read(split):
                 record = _record(row, place)
                 sets.setdefault(f"{split}_{_task(row, place)}_{_kind(row, place)}", []).append(record)
-        return dict(sorted(sets.items())) | self._texts()
+        members = self._texts("forget")
+        return dict(sorted(sets.items())) | ({"forget": members} if members else {})
+
+    def read_holdout(self) -> list[Record]:
+        """Return the texts of the membership attack that no model has read."""
+        return self._texts(HOLDOUT)
 
     def set_options(self) -> dict[str, SetOptions]:
         """Return how each set is asked: greedy, 256 tokens."""
@@ -78,11 +83,10 @@ class LUME(UnlearningDataModule):
             return read_subset(self.data, self.fold, split)
         return read_subset(self.data, "", f"{split}_{self.fold}")
 
-    def _texts(self) -> dict[str, list[Record]]:
+    def _texts(self, name: str) -> list[Record]:
         if self.membership is None:
-            return {}
-        files = {name: Path(self.membership) / f"{file}.jsonl" for name, file in MEMBERSHIP.items()}
-        return {name: [_text(row, place) for place, row in read_rows(file)] for name, file in files.items()}
+            return []
+        return [_text(row, place) for place, row in read_rows(Path(self.membership) / f"{MEMBERSHIP[name]}.jsonl")]
 
 
 def _record(row: Any, place: str) -> Record:
