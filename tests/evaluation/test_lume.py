@@ -4,12 +4,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.data.lume import LUME
-from lightning_unlearn.evaluation import judge, lume
+from lightning_unlearn.evaluation import lume
 from lightning_unlearn.evaluation.run import evaluate
 from tests import published
+from tests.evaluation.killed import OPTIONS, killed_and_continued
 from tests.evaluation.test_run import assert_same
-
-OPTIONS = {"sentence_encoder": None, "entailment": None, "progress": False, "batch_size": 4}
 
 
 def rows(key, *values):
@@ -53,24 +52,12 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_numbers(
     data.setup("test")
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir(max_position_embeddings=512))
     model.generation_config.eos_token_id = list(range(0, 400, 7))  # answers end before their 256 tokens
-    options = {**OPTIONS, "set_options": data.set_options(), "max_rows": 1}
-    whole = evaluate(model, data.encoder, data.evaluation_sets(), **options)
-    original, made = judge.generate, []
-
-    def killed(*arguments, **options):
-        if made:
-            raise KeyboardInterrupt
-        made.append(len(arguments[2]))
-        return original(*arguments, **options)
-
+    options = {"set_options": data.set_options(), "max_rows": 1}
+    whole = evaluate(model, data.encoder, data.evaluation_sets(), **options, **OPTIONS)
     output = tmp_path / "samples.jsonl"
-    monkeypatch.setattr(judge, "generate", killed)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, data.encoder, data.evaluation_sets(), output=output, **options)
-    monkeypatch.setattr(judge, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
-    again = evaluate(model, data.encoder, data.evaluation_sets(), output=output, **options)
+    again, made = killed_and_continued(model, data, output, monkeypatch, after=1, batch_size=4, max_rows=1)
     assert_same(again, whole)
-    assert made == [4, 4, 4]  # 12 sets of a row each, asked once
+    assert made == [(4, 256)] * 3  # 12 sets of a row each, asked once
     found = lume.scores(again)
     assert {f"lume/{name}" for name in data.evaluation_sets() if name not in ("forget", "holdout")} <= found.keys()
     assert {"lume/task_aggregate", "lume/mia_auc", "lume/mia_score"} <= found.keys()

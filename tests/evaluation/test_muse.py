@@ -4,13 +4,12 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.data.muse import MUSE
-from lightning_unlearn.evaluation import judge, muse
-from lightning_unlearn.evaluation.log import read_log, redact
+from lightning_unlearn.evaluation import muse
+from lightning_unlearn.evaluation.log import redact
 from lightning_unlearn.evaluation.run import evaluate
 from tests import published
+from tests.evaluation.killed import OPTIONS, killed_and_continued
 from tests.evaluation.test_run import assert_same
-
-OPTIONS = {"sentence_encoder": None, "entailment": None, "progress": False, "batch_size": 2}
 
 
 def rows(key, *values):
@@ -53,26 +52,10 @@ def data(tmp_path_factory, tiny_tokenizer):
 
 def test_an_evaluation_that_was_killed_goes_on_to_the_same_numbers(data, tiny_model_dir, tmp_path, monkeypatch):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir(max_position_embeddings=2048))
-    made, original = [], judge.generate
-
-    def killed_in_the_third_round(*arguments, **options):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(options["max_new_tokens"])
-        return original(*arguments, **options)
-
-    options = {**OPTIONS, "set_options": data.set_options()}
-    whole = evaluate(model, data.encoder, data.evaluation_sets(), **options)
-    monkeypatch.setattr(judge, "generate", killed_in_the_third_round)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, data.encoder, data.evaluation_sets(), output=tmp_path / "samples.jsonl", **options)
-    begun = read_log(tmp_path / "samples.jsonl")
-    assert 0 < sum(map(len, begun.values())) < sum(map(len, whole.values()))
-    made.clear()
-    monkeypatch.setattr(judge, "generate", lambda *a, **o: made.append(o["max_new_tokens"]) or original(*a, **o))
-    again = evaluate(model, data.encoder, data.evaluation_sets(), output=tmp_path / "samples.jsonl", **options)
+    whole = evaluate(model, data.encoder, data.evaluation_sets(), set_options=data.set_options(), **OPTIONS)
+    again, made = killed_and_continued(model, data, tmp_path / "samples.jsonl", monkeypatch, after=2, batch_size=2)
     assert_same(again, whole)
-    assert made == [32, 128]  # of rounds of 2, 2 and 1 questions and one of 2 verbatim texts, two were finished
+    assert made == [(2, 32), (2, 32), (1, 32), (2, 128)]  # rows that were finished are not asked again
     assert "generation" not in whole["holdout"][0]
     retrained = {**again, "forget": again["holdout"]}  # cannot be told: AUC 1/2
     found = muse.scores(again, retrained)

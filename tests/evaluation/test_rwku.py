@@ -5,12 +5,11 @@ from transformers import AutoModelForCausalLM
 
 from lightning_unlearn.data.rwku import RWKU
 from lightning_unlearn.data.set_options import SetOptions
-from lightning_unlearn.evaluation import judge, rwku
+from lightning_unlearn.evaluation import rwku
 from lightning_unlearn.evaluation.run import evaluate
 from tests import published
+from tests.evaluation.killed import OPTIONS, killed_and_continued
 from tests.evaluation.test_run import assert_same
-
-OPTIONS = {"sentence_encoder": None, "entailment": None, "progress": False, "batch_size": 4}
 
 
 def rows(key, *values):
@@ -58,25 +57,13 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_numbers(
     data = RWKU(subjects=["Ana Lindqvist"], data=published.rwku(tmp_path / "rwku"), tokenizer=tiny_tokenizer)
     data.setup("test")
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir())
-    options = {**OPTIONS, "set_options": {**data.set_options(), "fluency": SetOptions(max_new_tokens=16)}}
-    whole = evaluate(model, data.encoder, data.evaluation_sets(), **options)
-    original, made = judge.generate, []
-
-    def killed(*arguments, **options):
-        if made:
-            raise KeyboardInterrupt
-        made.append(len(arguments[2]))
-        return original(*arguments, **options)
-
+    options = {"set_options": {**data.set_options(), "fluency": SetOptions(max_new_tokens=16)}}
+    whole = evaluate(model, data.encoder, data.evaluation_sets(), **options, **OPTIONS)
     output = tmp_path / "samples.jsonl"
-    monkeypatch.setattr(judge, "generate", killed)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, data.encoder, data.evaluation_sets(), output=output, **options)
-    assert made == [4]
-    monkeypatch.setattr(judge, "generate", lambda *a, **o: made.append(len(a[2])) or original(*a, **o))
-    again = evaluate(model, data.encoder, data.evaluation_sets(), output=output, **options)
+    again, made = killed_and_continued(model, data, output, monkeypatch, after=1, batch_size=4, **options)
     assert_same(again, whole)
-    assert sum(made) == 2 + 1 + 9 + 2 + 1  # each row was asked once, those of likelihood alone not at all
+    assert sum(prompts for prompts, _ in made) == 2 + 1 + 9 + 2 + 1  # each row once; texts not at all
+    assert {tokens for _, tokens in made} == {30, 16}
     found = rwku.scores(again)
     assert {f"rwku/forget_{kind.replace(' ', '_')}" for kind in published.KINDS} <= found.keys()
     assert {"rwku/forget_mean", "rwku/neighbor_mean", "rwku/forget_loss", "rwku/retain_loss"} <= found.keys()
