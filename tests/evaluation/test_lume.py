@@ -17,21 +17,21 @@ def rows(key, *values):
 
 def test_numbers_by_hand():
     log = {
-        "forget_task1_completion": rows("rougeL_recall", 0.25, 0.75),
-        "forget_task1_knowledge": [*rows("exact_match", False, True), {"index": 2, "failed": "too long"}],
+        "forget_task1_completion": rows("rougeL_recall", 0.1, 0.3),
+        "forget_task1_knowledge": [*rows("exact_match", False, True, False, False), {"index": 4, "failed": "too long"}],
         "retain_task1_completion": rows("rougeL_recall", 1.0),
         "retain_task1_knowledge": rows("exact_match", True, False, False, False),
         "forget": [{"answer_nll": 2.0, "answer_tokens": 2}, {"answer_nll": 9.0, "answer_tokens": 3}],
         "holdout": [{"answer_nll": 4.0, "answer_tokens": 2}],
     }
-    # 1 - 0.5, 1 - 0.5, 1, 0.25: 4 / (2 + 2 + 1 + 4); of losses 1 and 3 one is below 2: AUC 1/2
+    # 1 - 0.2, 1 - 0.25, 1, 0.25: 4 / (5/4 + 4/3 + 1 + 4) = 48 / 91; of losses 1 and 3 one is below 2: AUC 1/2
     assert lume.scores(log) == pytest.approx(
         {
-            "lume/forget_task1_completion": 0.5,
-            "lume/forget_task1_knowledge": 0.5,
+            "lume/forget_task1_completion": 0.2,
+            "lume/forget_task1_knowledge": 0.25,
             "lume/retain_task1_completion": 1.0,
             "lume/retain_task1_knowledge": 0.25,
-            "lume/task_aggregate": 4 / 9,
+            "lume/task_aggregate": 48 / 91,
             "lume/mia_auc": 0.5,
             "lume/mia_score": 1.0,
         }
