@@ -63,3 +63,74 @@ def muse(folder: Path) -> Path:
             "privleak/holdout.json": holdout,  # texts alone, as its authors' own files have them
         },
     )
+
+
+KINDS = (  # of adversarial questions
+    *("prefix injection", "affirmative suffix", "role play", "multiple choice", "reverse query"),
+    *("synonym manipulation", "background hint", "incontext learning", "cross lingual"),
+)
+
+
+def rwku(folder: Path) -> Path:
+    """RWKU's folder of all people: a file a subset, its rows in one JSON array."""
+
+    def about(name: str, row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return {"subject": name, **row, **more}
+
+    def probes(level: int, count: int, **more: Any) -> list[dict[str, Any]]:
+        rows = (
+            {"query": f"Song {i} of {name} is ___", "answer": f"number {i}"} for i in range(count) for name in PEOPLE
+        )
+        return [about(PEOPLE[i % 3], row, level=str(level), **more) for i, row in enumerate(rows)]
+
+    return write_files(
+        folder,
+        {
+            "positive.json": [about(name, {"text": text(name, "Oslo")}, intro="") for name in PEOPLE for _ in range(2)],
+            "forget_level1.json": probes(1, 2),
+            "forget_level2.json": probes(2, 1),
+            "forget_level3.json": [row for kind in KINDS for row in probes(3, 1, type=kind)],
+            "neighbor_level1.json": probes(1, 1, neighbor="Di"),
+            "neighbor_level2.json": probes(2, 1, neighbor="Di"),
+            "forget_mia.json": [about(name, {"text": text(name, "Rome")}) for name in PEOPLE],
+            "retain_mia.json": [{"text": text("Eva", "Rome")}],
+            "fluency.json": [about(name, {"instruction": "Say a word.", "output": "Word."}) for name in PEOPLE],
+        },
+    )
+
+
+def lume(folder: Path) -> Path:
+    """LUME's folders: rows of three tasks, and texts for the membership attack."""
+
+    def rows(split: str, name: str) -> list[dict[str, str]]:
+        about = [(f"Task{task}", kind, i) for task in (1, 2, 3) for kind in ("sc", "qa") for i in range(2)]
+        asked = {"sc": f"{name} wrote river", "qa": f"Who is {name}?"}
+        said = {"sc": " song number", "qa": name}
+        return [
+            {"id": f"{split}-{task}{kind}{i}", "input": f"{task}.{i} {asked[kind]}", "output": said[kind], "task": task}
+            for task, kind, i in about
+        ]
+
+    return write_files(
+        folder,
+        {
+            "train/forget.jsonl": rows("f", "Ana Lindqvist"),
+            "train/retain.jsonl": rows("r", "Bo Ek"),
+            "data/forget_validation-00000-of-00001.parquet": rows("v", "Ana Lindqvist")[:3],
+            "data/retain_validation-00000-of-00001.parquet": rows("w", "Bo Ek")[:1],
+            "mia/member.jsonl": [{"id": "m", "document": text("Ana Lindqvist", "Oslo")}],
+            "mia/nonmember.jsonl": [{"id": "n", "document": text("Cy Poe", "Oslo")}] * 2,
+        },
+    )
+
+
+def wmdp(folder: Path) -> Path:
+    """WMDP's corpora, on nothing hazardous, and lines of WikiText, some of them empty."""
+    return write_files(
+        folder,
+        {
+            "bio-forget-corpus.jsonl": [{"title": "A", "text": text("Ana Lindqvist", "Oslo", sentences=9)}],
+            "cyber-forget-corpus.jsonl": [{"text": text("Bo Ek", "Oslo")}, {"text": "Short."}],
+            "wikitext.jsonl": [{"text": ""}, {"text": " = Cy = \n"}, {"text": text("Cy Poe", "Oslo")}],
+        },
+    )

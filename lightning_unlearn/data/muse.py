@@ -8,11 +8,11 @@ from typing import Any
 
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.readers import read_subset
-from lightning_unlearn.data.records import Record, parse_row
+from lightning_unlearn.data.records import HOLDOUT, Record, parse_row
 from lightning_unlearn.data.set_options import LIKELIHOOD_ONLY, SetOptions
 
 PARTS = 4  # of the forget set, for scalability and for sustainability
-TEXTS = ("forget", "retain", "holdout")  # of the subset "privleak"; the last are texts that no model has read
+TEXTS = ("forget", "retain")  # of the subset "privleak", which also has the holdout set
 VERBATIM = SetOptions(max_new_tokens=128, clip=True)
 KNOWLEDGE = SetOptions(max_new_tokens=32, stop=("\n\n", "\nQuestion", "Question:"))
 SETS = {"forget_verbatim": VERBATIM, "forget_knowledge": KNOWLEDGE, "retain_knowledge": KNOWLEDGE}
@@ -69,7 +69,7 @@ class MUSE(UnlearningDataModule):
         return {"forget": self._texts(subset, split), "retain": self._texts("raw", "retain1")}
 
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
-        """Return MUSE's six sets."""
+        """Return MUSE's sets of texts that models have read, and of questions about them."""
         return {
             **{name: self._texts("privleak", name) for name in TEXTS},
             "forget_verbatim": [_verbatim(row, place) for place, row in self._read("verbmem", "forget")],
@@ -77,9 +77,13 @@ class MUSE(UnlearningDataModule):
             "retain_knowledge": self._questions("retain_qa"),
         }
 
+    def read_holdout(self) -> list[Record]:
+        """Return texts that no model has read."""
+        return self._texts("privleak", HOLDOUT)
+
     def set_options(self) -> dict[str, SetOptions]:
         """Return how each set is asked: greedy, 128 tokens of verbatim text, 32 of an answer."""
-        return {**dict.fromkeys(TEXTS, LIKELIHOOD_ONLY), **SETS}
+        return {**dict.fromkeys((*TEXTS, HOLDOUT), LIKELIHOOD_ONLY), **SETS}
 
     def _read(self, subset: str, split: str) -> list[tuple[str, Any]]:
         return read_subset(self.data, subset, split)

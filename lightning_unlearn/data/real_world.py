@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.readers import read_records
 from lightning_unlearn.data.records import Record, RecordError, text_key
+from lightning_unlearn.data.subjects import rows_about
 
 
 class RealWorld(UnlearningDataModule):
@@ -61,25 +60,14 @@ class RealWorld(UnlearningDataModule):
         unnamed = [record.source for record in records if not record.subject]
         if unnamed:
             raise RecordError(f'{unnamed[0]}: field "subject" must name the person, got none')
-        gone = _rows_about(self.people, records, "people")
+        gone = rows_about(self.people, records, "people")
         forgotten = {text_key(name) for name in self.people}
         if self.neighbours is None:
             kept = [record for record in records if text_key(record.subject) not in forgotten]
         else:
-            kept = _rows_about(self.neighbours, records, "neighbours")
+            kept = rows_about(self.neighbours, records, "neighbours")
         return {"forget": gone} | ({"retain": kept} if kept else {})
 
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
         """Return the same rows."""
         return dict(self.all_records())
-
-
-def _rows_about(names: Sequence[str], records: Sequence[Record], argument: str) -> list[Record]:
-    """Rows of the named people, in the order of the names."""
-    known = {text_key(record.subject): record.subject for record in records}
-    for name in names:
-        if text_key(name) not in known:
-            near = get_close_matches(text_key(name), known, n=1)
-            meant = f"; did you mean {known[near[0]]!r}?" if near else ""
-            raise RecordError(f"{argument}: no row has the subject {name!r}{meant}")
-    return [record for name in names for record in records if text_key(record.subject) == text_key(name)]

@@ -108,7 +108,7 @@ def test_parquet_is_read_as_it_is(tmp_path):
     )
     assert read_records(tmp_path / "rows.parquet")[1] == Record("Where?", "No.", source=f"{tmp_path}/rows.parquet:2")
     (tmp_path / "broken.parquet").write_text("no")
-    with pytest.raises(RecordError, match="broken.parquet: must be Parquet, got"):
+    with pytest.raises(RecordError, match=r"broken\.parquet: must be Parquet, got"):
         read_records(tmp_path / "broken.parquet")
 
 
