@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import page, verdict
+from lightning_unlearn.report.dots import SHAPES
 from lightning_unlearn.report.plots import Point, trade_off
 from lightning_unlearn.report.runs import Run, read_run
 from lightning_unlearn.report.words import SETS, better, duration, metric_label, number
@@ -121,6 +122,6 @@ def _plot(runs: Sequence[Run], rows: Sequence[dict[str, Any]], substitutes: dict
         across, up = (page.coordinate(row["run"], row["stage"], key) for key in pair)
         if across is not None and up is not None:
             name = f"{row['mark']} {row['name']}" if row["mark"] else row["name"].removesuffix(" model")
-            points.append(Point(name, row["stage"], page.SHAPES[row["stage"]], across, up))
+            points.append(Point(name, row["stage"], SHAPES[row["stage"]], across, up))
     x_label, y_label = (page.axis_label(key, substitutes) for key in pair)
     return trade_off(points, [], x_label=f"{x_label} →", y_label=f"↑ {y_label}")

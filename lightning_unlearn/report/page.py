@@ -14,15 +14,18 @@ from lightning_unlearn.evaluation.log import redact as masked
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import samples as samples_section
 from lightning_unlearn.report import sections, verdict
+from lightning_unlearn.report.dots import SHAPES
+from lightning_unlearn.report.membership import membership
 from lightning_unlearn.report.plots import Line, Point, line_chart, trade_off
 from lightning_unlearn.report.runs import REPORT, Curve, Run, read_run
+from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.subjects import subjects
 from lightning_unlearn.report.words import SETS, metric_label, number
 
 HERE = Path(__file__).parent
 STAGE_NAMES = {"before": "Before", "after": "After", "retrained": "Retrained"}
 SPEED, MEMORY = "train/tokens_per_second", "train/peak_memory_gb"
 LOSS_COLORS = {"loss": "loss", "forget": "forget", "retain": "retain"}
-SHAPES = {"before": "ring", "after": "circle", "retrained": "diamond"}
 # the first pair (utility, forgetting) that a run knows is plotted; a minus sign stands for 1 - value
 TRADE_OFFS = (
     ("closer_look/model_utility", "closer_look/forget_efficacy"),
@@ -60,7 +63,11 @@ def render(run: Run, *, redact: bool = False) -> str:
         stages=[(stage, name) for stage, name in STAGE_NAMES.items() if stage in run.metrics],
         figures=sections.figures(run),
         trade_off=run_trade_off(run),
-        scores=sections.scores(run),
+        balance=sections.balance(run),
+        scores=scores(run),
+        membership=membership(run),
+        subjects=subjects(run),
+        failures=sections.failures(run),
         curves=curves(run),
         speed=_curve("Speed", "tokens per second", [("tokens per second", "loss", run.curves.get(SPEED, []))]),
         distributions=samples_section.distributions(run),

@@ -18,6 +18,28 @@ BASE = {
     "world_facts": ((0.86, 0.85, 0.86), (0.66, 0.65, 0.66)),
 }
 STAGES = ("before", "after", "retrained")
+AUCS = {  # of membership attacks, by stage
+    "loss": (0.981, 0.312, 0.507),
+    "zlib": (0.962, 0.355, 0.512),
+    "min_k_0.2": (0.974, 0.298, 0.498),
+    "min_k_0.4": (0.978, 0.305, 0.503),
+    "min_k_plus_plus": (0.941, 0.441, 0.495),
+    "reference": (0.953, 0.402, 0.521),
+    "gradient_norm": (0.917, 0.371, 0.488),
+}
+UNLEARNING_SCORES = {
+    "memorization": (0.021, 0.951, 0.903),
+    "privacy": (0.102, 0.761, 1.0),
+    "utility": (1.0, 0.972, 0.988),
+    "harmonic_mean": (0.051, 0.884, 0.961),
+}
+LONG_WHY = "prompt and answer have 2,311 tokens, more than the 2,048 that the model takes"
+FAILED = {
+    "after": [
+        {"set": "forget", "index": 11, "why": LONG_WHY},
+        {"set": "real_authors", "index": 2, "why": "NaN <in> the logits"},
+    ]
+}
 CARD = {
     "format": "lightning-unlearn run 1",
     "finished": True,
@@ -66,11 +88,32 @@ def metrics(shift: float = 0.0) -> dict:
         values["closer_look/model_utility"] = (0.742, 0.731, 0.738)[index] - (shift / 2 if stage == "after" else 0)
         values["closer_look/forget_efficacy"] = (0.118, 0.905, 0.842)[index] - (shift if stage == "after" else 0)
         values["forget_quality"] = (1.2e-19, 0.41, 1.0)[index] if stage != "retrained" else math.nan
+        for name in ("forget", "retain"):
+            gone = name == "forget" and stage != "before"
+            values[f"{name}/exact_memorization"] = 0.22 if gone else 0.98
+            values[f"{name}/extraction_strength"] = 0.04 if gone else 0.91
+            values[f"{name}/paraphrase_probability"] = 0.03 if gone else 0.41
+            values[f"{name}/predictive_entropy"] = 4.1 if gone else 0.2
+        for name, aucs in AUCS.items():
+            values[f"privacy/{name}_auc"] = aucs[index]
+            values[f"privacy/{name}_closeness"] = 1 - abs(aucs[index] - aucs[2])
+        values["privacy/priv_leak"] = (95.0, -39.4, 0.0)[index]
+        values |= {f"unlearning_score/{name}": found[index] for name, found in UNLEARNING_SCORES.items()}
+        values["muse/verbatim"] = (0.9, 0.1, 0.2)[index]
         stages[stage] = values
     return {
         **stages,
+        "intervals": {stage: {key: around(value) for key, value in found.items()} for stage, found in stages.items()},
+        "failed": FAILED,
+        "general_ability": {"before": {"arc_easy/acc": 0.61}, "after": {"arc_easy/acc": 0.6}},
+        "settings": {"protocols": ["tofu", "closer_look"], "max_rows": 400},
         "substitutes": {"cosine_similarity": "bag-of-words cosine", "entailment": "content-word containment"},
     }
+
+
+def around(value: float) -> list[float | None]:
+    """An interval as the evaluation writes it; of what is not a number there is none."""
+    return [None, None] if math.isnan(value) else [max(0.0, value - 0.02), value + 0.02]
 
 
 def samples() -> list[dict]:

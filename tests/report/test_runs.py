@@ -56,6 +56,24 @@ def test_a_folder_of_test_alone_counts_as_after(tmp_path):
     assert run.samples["after"] == [sample]
 
 
+def test_intervals_failed_rows_and_settings(tmp_path):
+    failed = [{"set": "forget", "index": 3, "why": "NaN"}]
+    metrics = {
+        "test": {"forget/probability": 0.5, "a": 1.0},
+        "intervals": {"test": {"forget/probability": [0.4, 0.6], "a": [None, None]}},
+        "failed": {"before": [], "test": failed},
+        "settings": {"max_rows": 5, "not_erased": "a guard"},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    run = read_run(tmp_path)
+    assert run.interval("after", "forget/probability") == (0.4, 0.6)
+    assert run.interval("after", "a") is None
+    assert run.interval("before", "a") is None
+    assert run.failed == {"after": failed}
+    assert run.evaluation["max_rows"] == 5
+    assert run.not_erased == "a guard"
+
+
 def test_what_is_missing_is_empty(tmp_path):
     (tmp_path / "run_card.json").write_text("{}")
     run = read_run(tmp_path)
