@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_unlearn.report.dots import DotRow, dot_plot
 from lightning_unlearn.report.runs import STAGES, Run
-from lightning_unlearn.report.words import ATTACKS, attack_label, number
+from lightning_unlearn.report.words import ATTACKS, attack_label, attack_name, number
 
 PREFIX = "privacy/"
 AUC = "_auc"
@@ -16,7 +16,7 @@ CHANCE = 0.5
 def membership(run: Run) -> dict[str, Any] | None:
     """The plot of the area under the ROC curve of every attack by stage, None where no attack was made."""
     present = {key for values in run.metrics.values() for key in values}
-    names = [key.removeprefix(PREFIX).removesuffix(AUC) for key in present if _is_auc(key)]
+    names = [attack_name(key) for key in present if key.startswith(PREFIX) and key.endswith(AUC)]
     ordered = sorted(names, key=lambda name: ([*ATTACKS, name].index(name), name))
     rows = [row for row in (_row(run, name) for name in ordered) if row.values]
     if not rows:
@@ -26,10 +26,6 @@ def membership(run: Run) -> dict[str, Any] | None:
     )
     plot = dot_plot(rows, x_label="area under the ROC curve", label=f"Membership attacks. {told}", middle=CHANCE)
     return {"svg": plot, "stages": [stage for stage in STAGES if any(stage in row.values for row in rows)]}
-
-
-def _is_auc(key: str) -> bool:
-    return key.startswith(PREFIX) and key.endswith(AUC)
 
 
 def _row(run: Run, name: str) -> DotRow:

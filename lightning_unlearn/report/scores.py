@@ -6,7 +6,19 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning_unlearn.report.runs import GENERAL, STAGES, Run
-from lightning_unlearn.report.words import METRICS, SETS, better, metric_label, number, set_label, span
+from lightning_unlearn.report.words import (
+    ATTACKS,
+    METRICS,
+    OF_ATTACKS,
+    SETS,
+    attack_label,
+    attack_name,
+    better,
+    metric_label,
+    number,
+    set_label,
+    span,
+)
 
 PROTOCOLS = {
     "unlearning_score": "Memorisation, privacy and utility",
@@ -54,10 +66,12 @@ def place(key: str) -> tuple[str, str]:
     """The protocol and the part of it that a score belongs to.
 
     >>> place("forget/entailment"), place("model_utility"), place("privacy/loss_auc"), place("mine/score")
-    (('A Closer Look', 'Forget'), ('TOFU', 'Overall'), ('Privacy', 'Overall'), ('Others', 'Overall'))
+    (('A Closer Look', 'Forget'), ('TOFU', 'Overall'), ('Privacy', 'AUC'), ('Others', 'Overall'))
     """
     group, _, name = key.rpartition("/")
     protocol, _, inner = group.partition("/")
+    if protocol == "privacy":
+        return PROTOCOLS[protocol], next((OF_ATTACKS[end] for end in OF_ATTACKS if name.endswith(end)), OVERALL)
     if protocol in PROTOCOLS:
         return PROTOCOLS[protocol], OVERALL if protocol == GENERAL else set_label(inner) or inner or OVERALL
     if name not in METRICS or (group and set_label(group) is None):
@@ -69,7 +83,9 @@ def _order(key: str) -> tuple[int, bool, int, str, int, str]:
     """Where a score stands: protocols, sets and known scores in their order, all else after them by name."""
     protocol, part = place(key)
     name = key if key in METRICS else key.rpartition("/")[2]
-    ranks = [_rank(PROTOCOLS.values(), protocol), _rank(SETS.values(), part), _rank(METRICS, name)]
+    if part in OF_ATTACKS.values():
+        name = attack_name(key)
+    ranks = [_rank(PROTOCOLS.values(), protocol), _rank(SETS.values(), part), _rank([*METRICS, *ATTACKS], name)]
     return ranks[0], part == OVERALL, ranks[1], part, ranks[2], key
 
 
@@ -87,7 +103,9 @@ def _row(run: Run, key: str) -> dict[str, Any]:
 
 def _label(run: Run, key: str) -> str:
     """The name of a score in its table: of what is unknown to us, all that the table's heading does not say."""
-    protocol, _ = place(key)
+    protocol, part = place(key)
     if protocol == OTHERS:
         return key
+    if part in OF_ATTACKS.values():
+        return attack_label(attack_name(key))
     return key.removeprefix(f"{GENERAL}/") if key.startswith(GENERAL) else metric_label(key, run.substitutes)

@@ -49,7 +49,7 @@ ATTACKS = {  # on membership
     "reference": "Reference",
     "gradient_norm": "Gradient norm",
 }
-OF_ATTACKS = {"_auc": "AUC", "_closeness": "closeness to the retrained model's AUC"}
+OF_ATTACKS = {"_auc": "AUC", "_closeness": "closeness to the retrained model"}
 LOWER_ON_FORGET = (
     *("rougeL_recall", "rouge1_recall", "probability", "cosine_similarity", "entailment"),
     *("exact_memorization", "extraction_strength", "paraphrase_probability"),
@@ -69,8 +69,9 @@ def metric_label(key: str, substitutes: dict[str, str] | None = None) -> str:
     'token containment (substitute)'
     """
     substitutes = substitutes or {}
-    if key.startswith("privacy/"):
-        return _attack_label(key)
+    if key.startswith("privacy/") and key not in METRICS:
+        attack = attack_name(key)
+        return ": ".join([attack_label(attack), *(what for end, what in OF_ATTACKS.items() if key.endswith(end))])
     if key.startswith("closer_look/"):
         label = METRICS.get(key, key)
         return f"{label.removesuffix(' (closer look)')} (with substitutes)" if substitutes else label
@@ -87,12 +88,14 @@ def attack_label(name: str) -> str:
     return ATTACKS.get(name, name)
 
 
-def _attack_label(key: str) -> str:
+def attack_name(key: str) -> str:
+    """Name of the membership attack that a score of privacy is of.
+
+    >>> attack_name("privacy/loss_auc"), attack_name("privacy/loss_closeness"), attack_name("privacy/priv_leak")
+    ('loss', 'loss', 'priv_leak')
+    """
     name = key.removeprefix("privacy/")
-    for suffix, what in OF_ATTACKS.items():
-        if name.endswith(suffix):
-            return f"{attack_label(name.removesuffix(suffix))}: {what}"
-    return METRICS.get(key, name)
+    return next((name.removesuffix(end) for end in OF_ATTACKS if name.endswith(end)), name)
 
 
 def set_label(name: str) -> str | None:

@@ -113,7 +113,7 @@ def metrics(shift: float = 0.0) -> dict:
 
 def around(value: float) -> list[float | None]:
     """An interval as the evaluation writes it; of what is not a number there is none."""
-    return [None, None] if math.isnan(value) else [max(0.0, value - 0.02), value + 0.02]
+    return [None, None] if math.isnan(value) else [value - 0.02, value + 0.02]
 
 
 def samples() -> list[dict]:

@@ -99,7 +99,7 @@ def test_contents_leave_out_what_is_not_there():
 
 def test_scores_stand_under_their_protocols_with_intervals(html):
     for words in ("TOFU", "A Closer Look", "Memorisation", "Privacy", "MUSE", "General ability (lm_eval)"):
-        assert f'<h3 class="protocol">{words}</h3>' in html
+        assert f"<summary><h3>{words}</h3></summary>" in html
     assert "0.052<small>0.032 to 0.072</small>" in html
     assert "verbatim" in html  # a score that the report has no name for
 

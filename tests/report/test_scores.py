@@ -22,7 +22,15 @@ def test_protocols_and_sets_stand_in_their_order_and_nothing_is_lost():
     keys = [
         *("mia/score", "model_utility", "retain/probability", "forget/entailment", "forgotten_1/probability"),
         *("forget/rougeL_recall", "forget/probability", "unlearning_score/privacy", "unlearning_score/memorization"),
-        *("privacy/min_k_0.2_auc", "privacy/loss_auc", "general_ability/arc/acc", "muse/verbatim", "mine/probability"),
+        *(
+            "privacy/min_k_0.2_auc",
+            "privacy/loss_auc",
+            "privacy/mine",
+            "privacy/priv_leak",
+            "general_ability/arc/acc",
+            "muse/verbatim",
+            "mine/probability",
+        ),
     ]
     found = outline(Run(Path("r"), metrics={"after": dict.fromkeys(keys, 0.5)}))
     assert found == {
@@ -34,7 +42,7 @@ def test_protocols_and_sets_stand_in_their_order_and_nothing_is_lost():
             "Overall": ["Model utility (TOFU)"],
         },
         "A Closer Look": {"Forget": ["Entailment"]},
-        "Privacy": {"Overall": ["LOSS: AUC", "Min-K 20 %: AUC"]},
+        "Privacy": {"AUC": ["LOSS", "Min-K 20 %"], "Overall": ["PrivLeak (percent, best at 0)", "mine"]},
         "MUSE": {"Overall": ["verbatim"]},
         "General ability (lm_eval)": {"Overall": ["arc/acc"]},
         "Others": {"Overall": ["mine/probability", "mia/score"]},
