@@ -79,6 +79,16 @@ def metric_label(key: str, substitutes: dict[str, str] | None = None) -> str:
     return f"{substitutes[name]} (substitute)" if name in substitutes else METRICS.get(name, name)
 
 
+def column_label(key: str, substitutes: dict[str, str] | None = None) -> str:
+    """Name of a metric where no heading says of which set it is.
+
+    >>> column_label("forget/probability"), column_label("model_utility")
+    ('Forget: Probability', 'Model utility (TOFU)')
+    """
+    name, group = metric_label(key, substitutes), set_label(key.rpartition("/")[0])
+    return f"{group}: {name}" if group else name
+
+
 def attack_label(name: str) -> str:
     """Name of a membership attack for readers; of one that is not ours its own.
 

@@ -203,10 +203,11 @@ def write_logs(folder: Path) -> None:
             writer.writerows(rows)
 
 
-def write_run(folder: Path, *, shift: float = 0.0, method: str | None = None) -> Path:
+def write_run(folder: Path, *, shift: float = 0.0, method: str | None = None, seed: int = 42) -> Path:
     """Write the whole folder and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     card = json.loads(json.dumps(CARD))
+    card["seeds"]["global"] = seed
     if method:
         card["method"]["class"] = method
     (folder / "run_card.json").write_text(json.dumps(card))
