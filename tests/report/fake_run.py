@@ -75,7 +75,7 @@ def metrics(shift: float = 0.0) -> dict:
     """Scores of every stage; `shift` makes the model after unlearning remember more and keep less."""
     stages: dict[str, dict[str, float]] = {}
     for index, stage in enumerate(STAGES):
-        values: dict[str, float] = {}
+        values: dict[str, float | None] = {}
         for name, (rouge, probability) in BASE.items():
             worse = shift * (1 if name == "forget" else -1) if stage == "after" else 0.0
             values[f"{name}/rougeL_recall"] = rouge[index] + worse
@@ -87,7 +87,7 @@ def metrics(shift: float = 0.0) -> dict:
         values["model_utility"] = (0.631, 0.619, 0.627)[index] - (shift / 2 if stage == "after" else 0)
         values["closer_look/model_utility"] = (0.742, 0.731, 0.738)[index] - (shift / 2 if stage == "after" else 0)
         values["closer_look/forget_efficacy"] = (0.118, 0.905, 0.842)[index] - (shift if stage == "after" else 0)
-        values["forget_quality"] = (1.2e-19, 0.41, 1.0)[index] if stage != "retrained" else math.nan
+        values["forget_quality"] = (1.2e-19, 0.41, 1.0)[index] if stage != "retrained" else None
         for name in ("forget", "retain"):
             gone = name == "forget" and stage != "before"
             values[f"{name}/exact_memorization"] = 0.22 if gone else 0.98
@@ -111,9 +111,9 @@ def metrics(shift: float = 0.0) -> dict:
     }
 
 
-def around(value: float) -> list[float | None]:
-    """An interval as the evaluation writes it; of what is not a number there is none."""
-    return [None, None] if math.isnan(value) else [value - 0.02, value + 0.02]
+def around(value: float | None) -> list[float] | None:
+    """An interval as the evaluation writes it; of what has no value there is none."""
+    return None if value is None else [value - 0.02, value + 0.02]
 
 
 def samples() -> list[dict]:

@@ -23,7 +23,7 @@ def test_reads_all_there_is(tmp_path):
     assert run.method == "MaximizeEntropy"
     assert set(run.metrics) == {"before", "after", "retrained"}
     assert run.value("after", "forget/rougeL_recall") == 0.052
-    assert run.value("retrained", "forget_quality") is None  # not a number
+    assert run.value("retrained", "forget_quality") is None
     assert run.value("after", "no such metric") is None
     assert {stage: len(rows) for stage, rows in run.samples.items()} == {"before": 30, "after": 30, "retrained": 30}
     assert run.substitutes["cosine_similarity"] == "bag-of-words cosine"
