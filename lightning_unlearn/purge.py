@@ -21,17 +21,7 @@ from typing import Any
 from lightning_unlearn.discrimination.folder import FORMAT, HOLDS_WHAT_MUST_GO, INFO, read_info
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import page
-from lightning_unlearn.report.runs import (
-    CARD,
-    FAILED,
-    GENERAL,
-    INTERVALS,
-    METRICS,
-    REPORT,
-    STAGES,
-    read_object,
-    read_run,
-)
+from lightning_unlearn.report.runs import BY_STAGE, CARD, GENERAL, METRICS, REPORT, STAGES, read_object, read_run
 from lightning_unlearn.report.sequence import evaluated
 
 FILES = ("samples*", "*.ckpt", "*.partial")
@@ -128,7 +118,7 @@ def _check(folder: Path) -> None:
     """Only a folder that says itself that it is a run may be touched: by its run card, or by its scores."""
     card, metrics = _json(folder / CARD), _json(folder / METRICS)
     says_so = str(card.get("format", "")).startswith(RUN_FORMAT)
-    known = {*STAGES, GENERAL, INTERVALS, FAILED, "test", "substitutes", "settings"}
+    known = {*STAGES, GENERAL, *BY_STAGE, "test", "substitutes", "settings"}
     says_so = says_so or ("substitutes" in metrics and set(metrics) <= known)
     if not says_so and read_info(folder) is None:
         raise ValueError(f"run: expected a run folder with {CARD} or {METRICS} of a run, got {str(folder)!r}")

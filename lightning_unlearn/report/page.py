@@ -66,6 +66,7 @@ def render(run: Run, *, redact: bool = False) -> str:
         figures=sections.figures(run),
         trade_off=run_trade_off(run),
         balance=sections.balance(run),
+        missing=sections.missing(run),
         scores=scores(run),
         membership=membership(run),
         subjects=subjects(run),

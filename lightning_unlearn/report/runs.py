@@ -16,9 +16,8 @@ from typing import Any
 from lightning_unlearn.evaluation.log import DEFAULT_STAGE, SAMPLES, Sample, read_samples
 
 STAGES = ("before", "after", "retrained")
-# parts of metrics.json, by stage
-GENERAL = "general_ability"  # "<task>/<metric>" -> value
-INTERVALS, FAILED = "intervals", "failed"
+GENERAL = "general_ability"  # part of metrics.json: stage -> "<task>/<metric>" -> value
+BY_STAGE = ("intervals", "failed", "missing")  # parts of metrics.json that tell of several stages
 CARD, METRICS, REPORT = "run_card.json", "metrics.json", "report.html"
 
 Curve = list[tuple[float, float]]
@@ -38,6 +37,7 @@ class Run:
         curves: logged name -> points (step, value), by step.
         intervals: stage -> metric key -> 95 % interval (low, high), where it was computed.
         failed: stage -> rows that could not be evaluated, each with "set", "index" and "why".
+        missing: stage -> metric key -> what its computation would have needed.
         evaluation: the settings that the scores depend on.
     """
 
@@ -49,6 +49,7 @@ class Run:
     curves: dict[str, Curve] = field(default_factory=dict)
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
     failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    missing: dict[str, dict[str, str]] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -105,8 +106,9 @@ def read_run(path: str | Path) -> Run:
         substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
         samples={stage: samples[name] for stage, name in names.items() if name in samples},
         curves=read_curves(logs),
-        intervals={stage: _pairs(found) for stage, found in _of_stages(metrics, INTERVALS, names).items()},
-        failed=_of_stages(metrics, FAILED, names),
+        intervals={stage: _pairs(found) for stage, found in _of_stages(metrics, "intervals", names).items()},
+        failed=_of_stages(metrics, "failed", names),
+        missing=_of_stages(metrics, "missing", names),
         evaluation=metrics.get("settings") or {},
     )
 

@@ -7,7 +7,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from lightning_unlearn.report.runs import STAGES, Run
-from lightning_unlearn.report.words import METRICS, better, clipped, duration, number, set_label, shown, span
+from lightning_unlearn.report.words import (
+    METRICS,
+    better,
+    clipped,
+    duration,
+    metric_label,
+    number,
+    set_label,
+    shown,
+    span,
+)
 
 FIGURES = (
     ("forget/rougeL_recall", "Forget set: recall"),
@@ -38,6 +48,11 @@ def _figures(run: Run, named: Iterable[tuple[str, str]]) -> list[dict[str, Any]]
 def balance(run: Run) -> list[dict[str, Any]]:
     """Memorisation, privacy, utility and their harmonic mean after training, each with its anchors."""
     return _figures(run, [(key, label) for key, label in METRICS.items() if key.startswith("unlearning_score/")])
+
+
+def missing(run: Run) -> list[tuple[str, str]]:
+    """Scores after training that could not be computed, each with what it needs."""
+    return [(metric_label(key), needed) for key, needed in run.missing.get("after", {}).items()]
 
 
 def failures(run: Run) -> list[dict[str, str]]:

@@ -56,6 +56,8 @@ LOWER_ON_FORGET = (
 )
 ABILITIES = ("acc", "acc_norm", "exact_match", "em", "f1", "mc1", "mc2", "bleu", "rouge1", "rougeL")  # of lm_eval
 HAZARDS = "wmdp"  # tasks of lm_eval whose knowledge is to go
+BENCHMARKS = ("muse", "rwku", "lume")  # whose scores are named after what is asked, "<benchmark>/<set>"
+UP_IN_BENCHMARKS = ("utility", "fluency", "task_aggregate", "mia_score")
 NO_AIM = ("predictive_entropy", "privacy/priv_leak")  # the best is somewhere in between
 SUBSTITUTED = ("cosine_similarity", "entailment")
 
@@ -128,6 +130,10 @@ def better(key: str) -> str:
     ('lower', 'higher', '')
     """
     group, _, name = key.rpartition("/")
+    if group in BENCHMARKS:
+        if name.startswith("forget_") or name.endswith("_memorization"):
+            return "lower"
+        return "higher" if name.startswith(("retain_", "neighbor_")) or name in UP_IN_BENCHMARKS else ""
     if group.startswith("general_ability"):
         known, down = name.partition(" ")[0] in ABILITIES, group.partition("/")[2].startswith(HAZARDS)
     else:

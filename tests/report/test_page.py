@@ -97,6 +97,12 @@ def test_contents_leave_out_what_is_not_there():
     ]
 
 
+def test_a_score_that_could_not_be_computed_is_named():
+    page = render(Run(Path("r"), missing={"after": {"unlearning_score/privacy": "a <holdout>"}}))
+    assert "Privacy was not computed: it needs a &lt;holdout&gt;." in page
+    assert contents(page)[0] == "balance"
+
+
 def test_scores_stand_under_their_protocols_with_intervals(html):
     for words in ("TOFU", "A Closer Look", "Memorisation", "Privacy", "MUSE", "General ability (lm_eval)"):
         assert f"<summary><h3>{words}</h3></summary>" in html

@@ -62,6 +62,7 @@ def test_intervals_failed_rows_and_settings(tmp_path):
         "test": {"forget/probability": 0.5, "a": 1.0},
         "intervals": {"test": {"forget/probability": [0.4, 0.6], "a": [None, None]}},
         "failed": {"before": [], "test": failed},
+        "missing": {"test": {"b": "a holdout"}},
         "settings": {"max_rows": 5, "not_erased": "a guard"},
     }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
@@ -70,6 +71,7 @@ def test_intervals_failed_rows_and_settings(tmp_path):
     assert run.interval("after", "a") is None
     assert run.interval("before", "a") is None
     assert run.failed == {"after": failed}
+    assert run.missing == {"after": {"b": "a holdout"}}
     assert run.evaluation["max_rows"] == 5
     assert run.not_erased == "a guard"
 

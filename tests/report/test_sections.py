@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_unlearn.report.runs import Run
-from lightning_unlearn.report.sections import balance, cost, failures, figures, settings
+from lightning_unlearn.report.sections import balance, cost, failures, figures, missing, settings
 
 
 def test_figures_need_a_value_after_training():
@@ -46,6 +46,11 @@ def test_balance_has_the_three_scores_and_their_mean():
     )
     assert found[2]["values"]["before"] == 1.0
     assert balance(Run(Path("r"), metrics={"after": {"model_utility": 0.5}})) == []
+
+
+def test_what_could_not_be_computed_says_what_it_needs():
+    needed = {"after": {"unlearning_score/privacy": "a holdout"}, "before": {"unlearning_score/utility": "more"}}
+    assert missing(Run(Path("r"), missing=needed)) == [("Privacy", "a holdout")]
 
 
 def test_failures_are_named_with_their_question_where_it_is_known():

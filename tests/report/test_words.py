@@ -51,6 +51,13 @@ def test_a_substitute_never_bears_the_papers_name(key, substitutes, label):
         ("general_ability/gsm8k/exact_match (strict-match)", "higher"),
         ("general_ability/wikitext/word_perplexity", ""),
         ("general_ability/wmdp_bio/acc", "lower"),
+        ("muse/verbatim_memorization", "lower"),
+        ("muse/utility", "higher"),
+        ("muse/priv_leak", ""),
+        ("rwku/forget_adversarial", "lower"),
+        ("rwku/neighbor_mean", "higher"),
+        ("lume/retain_task1_completion", "higher"),
+        ("lume/mia_auc", ""),
     ],
 )
 def test_better(key, direction):
