@@ -119,7 +119,7 @@ def headline(rows: Sequence[Row]) -> str:
             known.append((keeps, forgets, tables.full_name(row, rows)))
     count = sum(len(row.runs) for row in ranked)
     if len(known) < len(ranked):
-        return f"{count} runs side by side."
+        return f"{count} runs side by side." if count > 1 else f"{ranked[0].name} alone."
     keeper, forgetter = max(known), max(known, key=lambda found: found[1])
     if keeper is forgetter:
         return f"{keeper[2]} forgets most ({number(keeper[1])}) and keeps most ({number(keeper[0])})."

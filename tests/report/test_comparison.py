@@ -59,6 +59,7 @@ def test_headline_names_the_best_of_each_axis():
     assert said(run("a", 0.7, 0.5), run("b", 0.6, 0.9)) == "b forgets most (0.900); a keeps most (0.700)."
     assert said(run("a", 0.7, 0.9), run("b", 0.6, 0.5)) == "a forgets most (0.900) and keeps most (0.700)."
     assert said(run("a", 0.7, 0.9), Run(Path("b"))) == "2 runs side by side."
+    assert said(Run(Path("b"))) == "b alone."
 
 
 def test_runs_without_common_scores_still_compare(tmp_path):
