@@ -18,6 +18,7 @@ from lightning_unlearn.evaluation.log import DEFAULT_STAGE, SAMPLES, Sample, rea
 STAGES = ("before", "after", "retrained")
 GENERAL = "general_ability"  # part of metrics.json: stage -> "<task>/<metric>" -> value
 CARD, METRICS, REPORT = "run_card.json", "metrics.json", "report.html"
+STRESS = "stress"  # folder with a file an attack, see `lightning_unlearn.attacks.results`
 
 Curve = list[tuple[float, float]]
 
