@@ -65,16 +65,18 @@ class LayerProbe(Attack):
 
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:
         """See `Attack`."""
-        groups = {name: candidates(exam.rows(name)) for name in ("retain", "forget")}
         layers = self.layers or list(range(len(decoder_layers(causal_lm(model))[1])))
-        rows = {name: _rows(exam, name, texts) for name, texts in groups.items()}
-        states = cache(
-            lambda: {name: last_states(model, of, layers, exam.tokens_per_batch) for name, of in rows.items()}
-        )
-        sizes = {name: [len(texts) for texts in of] for name, of in groups.items()}
+        texts = {name: candidates(exam.rows(name)) for name in ("retain", "forget")}
+        sizes = {name: [len(group) for group in groups] for name, groups in texts.items()}
+        rows = {name: _rows(exam, name, groups) for name, groups in texts.items()}
+
+        @cache  # one forward for all layers, and none if all are known
+        def states(name: str) -> dict[int, Tensor]:
+            return last_states(model, rows[name], layers, exam.tokens_per_batch)
+
         yield OUTPUT, lambda: {RANKED: self._by_likelihood(model, exam, rows["forget"], sizes["forget"])}
         for layer in layers:
-            yield layer, lambda layer=layer: self._probe({name: of[layer] for name, of in states().items()}, sizes)
+            yield layer, lambda layer=layer: self._probe({name: states(name)[layer] for name in rows}, sizes)
 
     def _probe(self, states: dict[str, Tensor], sizes: dict[str, list[int]]) -> Scores:
         draws = torch.Generator().manual_seed(self.seed)

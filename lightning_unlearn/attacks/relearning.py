@@ -24,7 +24,7 @@ from lightning_unlearn.parts import device_of
 
 HELD_OUT = {
     "held_out/rougeL_recall": "ROUGE-L recall, rows not shown",
-    "held_out/probability": "Probability, not shown",
+    "held_out/probability": "Probability, rows not shown",
 }
 
 

@@ -25,12 +25,10 @@ def record(person: str, town: str, **more) -> Record:
     texts = {
         "paraphrased_question": f"Which town is home to {person}?",
         "paraphrased_answer": f"Home of {person}: {town}.",
+        "perturbed_answers": wrong,
     }
     return Record(
-        f"Where does {person} live?",
-        f"{person} lives in the town of {town}.",
-        subject=person,
-        **{**texts, "perturbed_answers": wrong, **more},
+        f"Where does {person} live?", f"{person} lives in the town of {town}.", subject=person, **{**texts, **more}
     )
 
 
