@@ -98,7 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = repeatable(sys.argv[1:] if argv is None else argv, "--attacks")
     options = read_options(stress, words, classes={attack_package: Attack, data_package: UnlearningDataModule})
     found = stress(**options)
-    failures = [f"{one.attack.name}, {model} model: {why}" for one in found for model, why in one.failed.items()]
+    failures = [
+        f"{one.attack.name}, {model} model: {type(error).__name__}: {error}"
+        for one in found
+        for model, error in one.failed.items()
+    ]
     for one in found:
         print(f"{one.attack.name}: {told(one.recovered(), one.attack.x_name)}")
     for failure in failures:
@@ -178,4 +182,4 @@ def _measure(results: Results, name: str, model: nn.Module) -> None:
     try:
         results.measure(name, model)
     except Exception as error:
-        results.fail(name, f"{type(error).__name__}: {error}")
+        results.fail(name, error)

@@ -106,7 +106,7 @@ def test_an_attack_that_fails_is_named_and_the_others_run(run, monkeypatch, caps
     assert "failed: quantization, unlearned model: RuntimeError: no memory for this" in capsys.readouterr().err
     assert len(json.loads((run / "stress/relearning_forget.json").read_text())["curves"]["unlearned"]) == 2
     failed = json.loads((run / "stress/quantization.json").read_text())
-    assert failed["failed"] == {"unlearned": "RuntimeError: no memory for this"}
+    assert failed["failed"] == {"unlearned": "RuntimeError"}
     assert [point["x"] for point in failed["curves"]["unlearned"]] == [32]  # what was measured is kept
 
 

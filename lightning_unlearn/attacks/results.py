@@ -33,7 +33,7 @@ class Results:
         folder: the run folder; None to keep nothing.
         curves: "unlearned", "start", "retrained" -> points in the order of the attack.
         models: the same -> a mark of the model's weights.
-        failed: the same -> why the attack ended early.
+        failed: the same -> the error that ended the attack; the file holds its class alone, a message may quote rows.
     """
 
     attack: Attack
@@ -41,7 +41,7 @@ class Results:
     folder: Path | None = None
     curves: dict[str, list[Point]] = field(default_factory=dict, init=False)
     models: dict[str, str] = field(default_factory=dict, init=False)
-    failed: dict[str, str] = field(default_factory=dict, init=False)
+    failed: dict[str, Exception] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         held = from_first(lambda: {} if self.folder is None else read_object(self._file))
@@ -65,9 +65,9 @@ class Results:
                 self.save()
         return self.curves[name]
 
-    def fail(self, name: str, why: str) -> None:
-        """Note that the attack ended early on a model, and why."""
-        self.failed[name] = why
+    def fail(self, name: str, error: Exception) -> None:
+        """Note the error that ended the attack on a model."""
+        self.failed[name] = error
         self.save()
 
     def recovered(self) -> dict[str, Any] | None:
@@ -86,7 +86,7 @@ class Results:
             "judged": self.attack.judged,
             "curves": {name: self.curves[name] for name in MODELS if name in self.curves},
             "recovered": self.recovered(),
-            "failed": self.failed,
+            "failed": {name: type(error).__name__ for name, error in self.failed.items()},
             "models": self.models,
             "about": self._about(),
         }

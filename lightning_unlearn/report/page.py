@@ -14,6 +14,7 @@ from lightning_unlearn.evaluation.log import redact as masked
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import samples as samples_section
 from lightning_unlearn.report import sections, verdict
+from lightning_unlearn.report import stress as stress_section
 from lightning_unlearn.report.plots import Line, Point, line_chart, trade_off
 from lightning_unlearn.report.runs import REPORT, Curve, Run, read_run
 from lightning_unlearn.report.words import SETS, metric_label, number
@@ -61,6 +62,7 @@ def render(run: Run, *, redact: bool = False) -> str:
         figures=sections.figures(run),
         trade_off=run_trade_off(run),
         scores=sections.scores(run),
+        stress=stress_section.section(run.stress),
         curves=curves(run),
         speed=_curve("Speed", "tokens per second", [("tokens per second", "loss", run.curves.get(SPEED, []))]),
         distributions=samples_section.distributions(run),

@@ -34,6 +34,7 @@ class Run:
         substitutes: metric -> name of the lexical measure that stands in for the paper's model, where one does.
         samples: stage -> samples in the order of the file.
         curves: logged name -> points (step, value), by step.
+        stress: name of an attack -> what it found, see `lightning_unlearn.attacks.results`.
         not_erased: why the scores say nothing of the weights, or "".
     """
 
@@ -43,6 +44,7 @@ class Run:
     substitutes: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
+    stress: dict[str, dict[str, Any]] = field(default_factory=dict)
     not_erased: str = ""
 
     @property
@@ -91,6 +93,7 @@ def read_run(path: str | Path) -> Run:
         substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
         samples=samples,
         curves=read_curves(logs),
+        stress={file.stem: read_object(file) for file in sorted((folder / STRESS).glob("*.json"))},
         not_erased=str((metrics.get("settings") or {}).get("not_erased", "")),
     )
 

@@ -12,11 +12,11 @@ def curve(*values: float) -> list[dict]:
 def test_share_beyond_the_retrained_model_at_the_worst_point():
     curves = {"unlearned": curve(0.2, 0.5, 0.9), "start": curve(0.9, 1.0, 1.0), "retrained": curve(0.1, 0.1, 0.7)}
     found = recovery(curves, "k")
-    # known 0.9 - 0.1; shares (0.5 - 0.1) / 0.8 and (0.9 - 0.7) / 0.8
-    assert found["share"] == pytest.approx(0.5)
+    # known: 0.8, 0.9 and 0.3 more than the retrained model; shares (0.5 - 0.1) / 0.9 and (0.9 - 0.7) / 0.9
+    assert found["share"] == pytest.approx(0.4 / 0.9)
     assert found["at"] == 1
-    assert found["left"] == pytest.approx((0.2 - 0.1) / 0.8)
-    assert found["retrained"] == pytest.approx((0.7 - 0.1) / 0.8)
+    assert found["left"] == pytest.approx((0.2 - 0.1) / 0.9)
+    assert found["retrained"] == pytest.approx((0.7 - 0.1) / 0.9)
     assert found["verdict"] == "exposed"
 
 
