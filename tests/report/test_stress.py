@@ -20,7 +20,7 @@ def test_sentence():
     holding = {name: found[name] for name in ("quantization", "prefixes")}
     assert sentence(holding) == "Under 2 attacks the model holds: none brings back 25% of what was known."
     assert sentence({"relearning_forget": found["relearning_forget"]}) == (
-        "The model is exposed: The attack brings back 25% or more of what was known, the strongest 69% "
+        "The model is exposed: the attack brings back 25% or more of what was known, the strongest 69% "
         "(relearning some of the rows, 50 steps)."
     )
     untold = {name: {**content, "recovered": None} for name, content in found.items()}
