@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import nn
 
 from lightning_unlearn.attacks.base import Attack, Measurement
-from lightning_unlearn.attacks.exam import RECALL, Exam, Scores
+from lightning_unlearn.attacks.exam import RECALL, Exam, mean_score
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.evaluation.shares import share_of
 from lightning_unlearn.generation import generate
@@ -46,9 +46,9 @@ class BestOfN(Attack):
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:
         """See `Attack`."""
         drawn = cache(lambda: self._recalls(model, exam))  # once for all points
-        yield 0, lambda: self._mean([row[0] for row in self._ask(model, exam, draws=1, temperature=0.0)])
+        yield 0, lambda: mean_score(RECALL, [row[0] for row in self._ask(model, exam, draws=1, temperature=0.0)])
         for k in [2**power for power in range(self.n.bit_length()) if 2**power < self.n] + [self.n]:
-            yield k, lambda k=k: self._mean([expected_best(row, k) for row in drawn()])
+            yield k, lambda k=k: mean_score(RECALL, [expected_best(row, k) for row in drawn()])
 
     def _recalls(self, model: nn.Module, exam: Exam) -> list[list[float]]:
         return self._ask(model, exam, draws=self.n, temperature=self.temperature)
@@ -77,9 +77,6 @@ class BestOfN(Attack):
             stop_ids=[encoder.end_id],
         )
         return [encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in made]
-
-    def _mean(self, values: Sequence[float]) -> Scores:
-        return {RECALL: sum(values) / len(values)}
 
 
 def expected_best(values: Sequence[float], k: int) -> float:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from statistics import fmean, stdev
 
 from torch import nn
 
+from lightning_unlearn.attacks.recovery import ERROR
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
-from lightning_unlearn.evaluation import tofu
 from lightning_unlearn.evaluation.log import Log, Sample
 from lightning_unlearn.evaluation.run import evaluate, select_rows
 
@@ -80,7 +81,7 @@ class Exam:
         return log["forget"]
 
     def scores(self, model: nn.Module, records: Sequence[Record]) -> Scores:
-        """Mean ROUGE-L recall and probability of the answers to questions, see `evaluation.tofu.scores`."""
+        """Mean ROUGE-L recall and probability of the answers to questions, with their errors."""
         return means({"forget": self.ask(model, records)})
 
     @cached_property
@@ -94,5 +95,20 @@ class Exam:
 
 
 def means(log: Log) -> Scores:
-    """Mean ROUGE-L recall and probability of each set, "<set>/<metric>"."""
-    return {key: value for key, value in tofu.scores(log).items() if key.endswith(METRICS)}
+    """Mean ROUGE-L recall and probability of each set, "<set>/<metric>", with their errors."""
+    found: Scores = {}
+    for name, samples in log.items():
+        for metric in METRICS:
+            found |= mean_score(f"{name}/{metric}", [s[metric] for s in samples if metric in s])
+    return found
+
+
+def mean_score(score: str, values: Sequence[float]) -> Scores:
+    """The mean over rows, and under "<score>_error" its standard error: sd / sqrt(n), 0 for a single row.
+
+    Example:
+        >>> mean_score("k", [0.0, 1.0])
+        {'k': 0.5, 'k_error': 0.5}
+    """
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {score: fmean(values), f"{score}{ERROR}": error}

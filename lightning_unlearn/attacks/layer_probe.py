@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lightning_unlearn.attacks.base import Attack, Measurement
-from lightning_unlearn.attacks.exam import Exam, Scores
+from lightning_unlearn.attacks.exam import Exam, Scores, mean_score
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.evaluation.likelihood import row_likelihoods
@@ -74,7 +75,7 @@ class LayerProbe(Attack):
         def states(name: str) -> dict[int, Tensor]:
             return last_states(model, rows[name], layers, exam.tokens_per_batch)
 
-        yield OUTPUT, lambda: {RANKED: self._by_likelihood(model, exam, rows["forget"], sizes["forget"])}
+        yield OUTPUT, lambda: mean_score(RANKED, self._by_likelihood(model, exam, rows["forget"], sizes["forget"]))
         for layer in layers:
             yield layer, lambda layer=layer: self._probe({name: states(name)[layer] for name in rows}, sizes)
 
@@ -85,9 +86,11 @@ class LayerProbe(Attack):
         labels = torch.cat([2 * one_hot(at, size).T - 1 for size, at in zip(sizes["retain"], true, strict=True)])
         scores = states["forget"] @ ridge_directions(states["retain"], labels.double(), self.ridge)
         ranked, *control = (true_above_wrong(column, sizes["forget"]) for column in scores.unbind(1))
-        return {RANKED: ranked, CONTROL: sum(control) / len(control)}
+        return {**mean_score(RANKED, ranked), CONTROL: fmean(fmean(shares) for shares in control)}
 
-    def _by_likelihood(self, model: nn.Module, exam: Exam, rows: Sequence[TokenRow], sizes: Sequence[int]) -> float:
+    def _by_likelihood(
+        self, model: nn.Module, exam: Exam, rows: Sequence[TokenRow], sizes: Sequence[int]
+    ) -> list[float]:
         scored = row_likelihoods(model, rows, tokens_per_batch=exam.tokens_per_batch)
         return true_above_wrong(torch.tensor([-row.nll / row.tokens for row in scored]), sizes)
 
@@ -97,8 +100,8 @@ def candidates(records: Sequence[Record]) -> list[list[str]]:
     return [[record.paraphrased_answer or record.answer, *record.perturbed_answers] for record in records]
 
 
-def true_above_wrong(scores: Tensor, sizes: Sequence[int]) -> float:
-    """Mean over rows of the share of wrong answers with a lower score than the true one; equal ones count half.
+def true_above_wrong(scores: Tensor, sizes: Sequence[int]) -> list[float]:
+    """Of each row the share of wrong answers with a lower score than the true one; equal ones count half.
 
     Args:
         scores: of all answers, a row's true one first.
@@ -106,11 +109,10 @@ def true_above_wrong(scores: Tensor, sizes: Sequence[int]) -> float:
 
     Example:
         >>> true_above_wrong(torch.tensor([2.0, 1.0, 3.0, 5.0, 5.0]), [3, 2])
-        0.5
+        [0.5, 0.5]
     """
     rows = scores.double().split(list(sizes))
-    shares = [((row[0] > row[1:]).double() + (row[0] == row[1:]).double() / 2).mean() for row in rows]
-    return float(torch.stack(shares).mean())
+    return [float(((row[0] > row[1:]).double() + (row[0] == row[1:]).double() / 2).mean()) for row in rows]
 
 
 def ridge_directions(states: Tensor, labels: Tensor, ridge: float) -> Tensor:

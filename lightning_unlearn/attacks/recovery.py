@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import hypot
 from typing import Any
 
 UNLEARNED, START, RETRAINED = MODELS = ("unlearned", "start", "retrained")
 EXPOSED = 0.25  # a run whose recall fell three quarters of the way counts as forgotten, see `report.verdict`
+ERROR, SURE = "_error", 2.0  # key of a score's standard error; how many of them a difference must exceed to be one
 LEAST_KNOWN = 0.1  # a start that knows less than this more than the retrained model had nothing to forget
 Point = dict[str, Any]  # {"x": where it lies, score: value, ...}
 
@@ -26,8 +28,9 @@ def recovery(curves: Mapping[str, Sequence[Point]], score: str) -> dict[str, Any
 
     Returns:
         "share", the point "at" which it is reached, the share "left" without an attack, what the attack does to the
-        retrained model alone ("retrained": max r(x) - r(0), in the same unit), and the "verdict": "exposed" from
-        `EXPOSED` on, else "holds". None where it cannot be told: without a starting model, or one that knows little.
+        retrained model alone ("retrained": max r(x) - r(0), in the same unit), and the "verdict": below `EXPOSED`
+        "holds", from there on "exposed", or "unclear" where u(x) is not above r(x) by more than two standard errors of
+        the difference. None where it cannot be told: without a starting model, or one that knows little.
 
     Example:
         >>> curves = {"unlearned": [{"x": 0, "k": 0.1}, {"x": 9, "k": 0.8}], "start": [{"x": 0, "k": 1.0}]}
@@ -36,9 +39,7 @@ def recovery(curves: Mapping[str, Sequence[Point]], score: str) -> dict[str, Any
         >>> round(found["share"], 3), found["at"], found["verdict"]
         (0.5, 9, 'exposed')
     """
-    values = {
-        model: {point["x"]: point[score] for point in points if score in point} for model, points in curves.items()
-    }
+    values, errors = (_column(curves, key) for key in (score, score + ERROR))
     ours, start = values.get(UNLEARNED, {}), values.get(START, {})
     if len(ours) < 2 or not start:
         return None
@@ -49,12 +50,19 @@ def recovery(curves: Mapping[str, Sequence[Point]], score: str) -> dict[str, Any
     if not shares:
         return None
     worst = max(shares, key=lambda x: shares[x])
+    floor_error = errors[RETRAINED].get(worst, 0.0) if RETRAINED in values else errors[UNLEARNED].get(plain, 0.0)
+    sure = ours[worst] - floor[worst] > SURE * hypot(errors[UNLEARNED].get(worst, 0.0), floor_error)
     return {
         "score": score,
         "share": shares[worst],
         "at": worst,
         "left": (ours[plain] - floor[plain]) / known,
         "retrained": (max(floor.values()) - floor[plain]) / known if RETRAINED in values else None,
-        "verdict": "exposed" if shares[worst] >= EXPOSED else "holds",
+        "verdict": "holds" if shares[worst] < EXPOSED else "exposed" if sure else "unclear",
         "threshold": EXPOSED,
     }
+
+
+def _column(curves: Mapping[str, Sequence[Point]], key: str) -> dict[str, dict[Any, float]]:
+    """One value of every point that has it, by model and x."""
+    return {model: {point["x"]: point[key] for point in points if key in point} for model, points in curves.items()}

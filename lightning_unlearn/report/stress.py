@@ -50,14 +50,23 @@ def sentence(stress: Mapping[str, Content]) -> str:
     share = percent(next(iter(known.values()))["threshold"])
     attacks = f"{len(known)} attacks" if len(known) > 1 else "one attack"
     if not exposed:
-        return f"Under {attacks} the model holds: none brings back {share} of what was known."
+        return f"Under {attacks} the model holds: none surely brings back {share} of what was known.{_beside(known)}"
     worst = known[exposed[0]]
     lead = f"{len(exposed)} of {attacks}" if len(known) > 1 else "the attack"
     some = "bring" if len(exposed) > 1 else "brings"
+    where = f"{title(exposed[0]).lower()}, {point(stress[exposed[0]], worst['at'])}"
     return (
         f"The model is exposed: {lead} {some} back {share} or more of what was known, the strongest "
-        f"{_share(worst['share'])} ({title(exposed[0]).lower()}, {point(stress[exposed[0]], worst['at'])})."
+        f"{_share(worst['share'])} ({where}).{_beside(known)}"
     )
+
+
+def _beside(known: Mapping[str, Content]) -> str:
+    """What the same attacks do to a model that never knew the rows."""
+    shares = [of["retrained"] for of in known.values() if of.get("retrained") is not None]
+    if not shares:
+        return ""
+    return f" What the retrained model shows rises by {_share(max(shares))} of it at most."
 
 
 def told(recovered: Content | None, x_name: str) -> str:

@@ -26,7 +26,10 @@ def test_scores_are_means_over_rows(tiny_model_dir):
     scored = row_likelihoods(model, [asked.encoder.row(r) for r in FORGET])
     nll, tokens = (torch.tensor([getattr(row, name) for row in scored]) for name in ("nll", "tokens"))
     assert found["forget/probability"] == pytest.approx(answer_probability(nll, tokens).mean().item(), rel=1e-5)
-    assert set(found) == {"forget/probability", "forget/rougeL_recall"}
+    values = answer_probability(nll, tokens)
+    assert found["forget/probability_error"] == pytest.approx(values.std().item() / 6**0.5, rel=1e-4)
+    keys = {"forget/probability", "forget/rougeL_recall"}
+    assert set(found) == keys | {f"{key}_error" for key in keys}
 
 
 def test_digest_follows_rows_and_limits(tiny_model_dir):

@@ -20,7 +20,7 @@ KEY = "forget/true_above_wrong"
 def test_true_above_wrong_by_hand():
     scores = torch.tensor([0.5, 0.1, 0.9, 0.5, 1.0, 2.0])
     # first row: 0.5 above 0.1, below 0.9, equal to 0.5 -> 1.5 / 3; second: 1.0 below 2.0 -> 0
-    assert true_above_wrong(scores, [4, 2]) == pytest.approx(0.25)
+    assert true_above_wrong(scores, [4, 2]) == pytest.approx([0.5, 0.0])
 
 
 def test_the_direction_is_that_of_ridge_regression():

@@ -34,6 +34,20 @@ def test_nothing_is_clipped():
     assert recovery(curves, "k")["share"] == pytest.approx(0.9 / 0.8)
 
 
+def test_a_difference_within_its_noise_is_none():
+    def with_error(points: list[dict], error: float) -> list[dict]:
+        return [{**point, "k_error": error} for point in points]
+
+    ours, start, floor = curve(0.1, 0.5), curve(1.0), curve(0.1, 0.2)
+    # 0.3 above the retrained model: two standard errors of the difference are 2 * hypot(0.12, 0.09) = 0.3
+    for error, verdict in ((0.12, "unclear"), (0.119, "exposed")):
+        curves = {"unlearned": with_error(ours, error), "start": start, "retrained": with_error(floor, 0.09)}
+        assert recovery(curves, "k")["verdict"] == verdict
+    # without a retrained model 0.4 above itself before: 2 * hypot(0.2, 0.2) = 0.57
+    alone = {"unlearned": with_error(ours, 0.2), "start": start}
+    assert recovery(alone, "k")["verdict"] == "unclear"
+
+
 def test_the_retrained_model_itself_holds():
     curves = {"unlearned": curve(0.1, 0.6), "start": curve(1.0), "retrained": curve(0.1, 0.6)}
     found = recovery(curves, "k")

@@ -18,13 +18,20 @@ def test_sentence():
         "(hidden states of each layer, layer 1)."
     )
     holding = {name: found[name] for name in ("quantization", "prefixes")}
-    assert sentence(holding) == "Under 2 attacks the model holds: none brings back 25% of what was known."
+    assert sentence(holding) == "Under 2 attacks the model holds: none surely brings back 25% of what was known."
     assert sentence({"relearning_forget": found["relearning_forget"]}) == (
         "The model is exposed: the attack brings back 25% or more of what was known, the strongest 69% "
         "(relearning some of the rows, 50 steps)."
     )
     untold = {name: {**content, "recovered": None} for name, content in found.items()}
     assert "cannot be told without a starting model" in sentence(untold)
+
+
+def test_the_retrained_model_beside_it():
+    found = stress()
+    for name, content in found.items():
+        content["recovered"]["retrained"] = 0.08 if name == "best_of_n" else 0.0
+    assert sentence(found).endswith(" What the retrained model shows rises by 8% of it at most.")
 
 
 def test_rows_of_the_table():
