@@ -33,6 +33,7 @@ class Results:
         folder: the run folder; None to keep nothing.
         curves: "unlearned", "start", "retrained" -> points in the order of the attack.
         models: the same -> a mark of the model's weights.
+        finished: the models of which all points are there.
         failed: the same -> the error that ended the attack; the file holds its class alone, a message may quote rows.
     """
 
@@ -41,12 +42,13 @@ class Results:
     folder: Path | None = None
     curves: dict[str, list[Point]] = field(default_factory=dict, init=False)
     models: dict[str, str] = field(default_factory=dict, init=False)
+    finished: list[str] = field(default_factory=list, init=False)
     failed: dict[str, Exception] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         held = from_first(lambda: {} if self.folder is None else read_object(self._file))
         if held.get("about") == self._about():
-            self.curves, self.models = held["curves"], held["models"]
+            self.curves, self.models, self.finished = held["curves"], held["models"], held["finished"]
 
     def measure(self, name: str, model: nn.Module) -> list[Point]:
         """Return the points of a model, of which those that are in the file are not measured again.
@@ -57,12 +59,17 @@ class Results:
         """
         mark = fingerprint(model)
         known = self.curves.get(name, []) if self.models.get(name) == mark else []
+        if known and name in self.finished:
+            return known
         self.models[name], self.curves[name] = mark, []
+        self.finished = [other for other in self.finished if other != name]
         for at, (x, scores) in enumerate(self.attack.points(model, self.exam)):
             point = known[at] if at < len(known) else {"x": x, **scores()}
             self.curves[name] = [*self.curves[name][:at], point, *known[at + 1 :]]
             if point not in known:
                 self.save()
+        self.finished.append(name)
+        self.save()
         return self.curves[name]
 
     def fail(self, name: str, error: Exception) -> None:
@@ -86,6 +93,7 @@ class Results:
             "judged": self.attack.judged,
             "curves": {name: self.curves[name] for name in MODELS if name in self.curves},
             "recovered": self.recovered(),
+            "finished": self.finished,
             "failed": {name: type(error).__name__ for name, error in self.failed.items()},
             "models": self.models,
             "about": self._about(),

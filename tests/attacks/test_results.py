@@ -19,11 +19,13 @@ class Counted(Attack):
     x_name: ClassVar[str] = "steps"
     scores: ClassVar[dict[str, str]] = {"k": "K"}
     asked: ClassVar[list[int]] = []
+    begun: ClassVar[list[type]] = []
 
     def __init__(self, *, gain: float = 0.1, stop: int = 9, file: str = "") -> None:
         self.gain, self.stop, self.file = gain, stop, file
 
     def points(self, model, exam: Exam) -> Iterator[Measurement]:
+        self.begun.append(type(self))
         for x in range(3):
             yield x, lambda x=x: self.measured(x)
 
@@ -93,6 +95,17 @@ def test_other_weights_options_rows_or_files_are_measured_anew(asked, model, tin
     assert count(plain, asked, "unlearned", model) == 3
     source.write_text("b")
     assert count(plain, asked, "unlearned", model) == 3
+
+
+def test_what_is_finished_is_not_begun_again(asked, model, tmp_path):
+    Results(Counted(), asked, tmp_path).measure("unlearned", model)
+    Counted.begun.clear()
+    again = Results(Counted(), asked, tmp_path)
+    assert [point["x"] for point in again.measure("unlearned", model)] == [0, 1, 2]
+    assert not Counted.begun
+    again.measure("start", model)
+    assert len(Counted.begun) == 1
+    assert json.loads((tmp_path / "stress/counted.json").read_text())["finished"] == ["unlearned", "start"]
 
 
 def test_a_failure_is_noted_until_it_is_mended(asked, model, tmp_path):
