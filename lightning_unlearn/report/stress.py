@@ -34,6 +34,7 @@ def section(stress: Mapping[str, Content]) -> dict[str, Any] | None:
         return None
     return {
         "sentence": sentence(found),
+        "exposed": any((of.get("recovered") or {}).get("verdict") == "exposed" for of in found.values()),
         "rows": [_row(name, content) for name, content in found.items()],
         "plots": [chart(name, of) for name, of in found.items() if of["x"]["name"] in COUNTS],
         "maps": [heat(name, of) for name, of in found.items() if of["x"]["name"] not in COUNTS],
@@ -57,7 +58,7 @@ def sentence(stress: Mapping[str, Content]) -> str:
     where = f"{title(exposed[0]).lower()}, {point(stress[exposed[0]], worst['at'])}"
     return (
         f"The model is exposed: {lead} {some} back {share} or more of what was known, the strongest "
-        f"{_share(worst['share'])} ({where}).{_beside(known)}"
+        f"{_share(worst['share'])} of it ({where}).{_beside(known)}"
     )
 
 
@@ -66,7 +67,7 @@ def _beside(known: Mapping[str, Content]) -> str:
     shares = [of["retrained"] for of in known.values() if of.get("retrained") is not None]
     if not shares:
         return ""
-    return f" What the retrained model shows rises by {_share(max(shares))} of it at most."
+    return f" In the retrained model they raise what it shows by at most {_share(max(shares))} of that."
 
 
 def told(recovered: Content | None, x_name: str) -> str:

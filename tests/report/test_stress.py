@@ -14,13 +14,13 @@ from tests.report.fake_stress import RANKED, stress, write_stress
 def test_sentence():
     found = stress()
     assert sentence(found) == (
-        "The model is exposed: 2 of 6 attacks bring back 25% or more of what was known, the strongest 71% "
+        "The model is exposed: 2 of 6 attacks bring back 25% or more of what was known, the strongest 71% of it "
         "(hidden states of each layer, layer 1)."
     )
     holding = {name: found[name] for name in ("quantization", "prefixes")}
     assert sentence(holding) == "Under 2 attacks the model holds: none surely brings back 25% of what was known."
     assert sentence({"relearning_forget": found["relearning_forget"]}) == (
-        "The model is exposed: the attack brings back 25% or more of what was known, the strongest 69% "
+        "The model is exposed: the attack brings back 25% or more of what was known, the strongest 69% of it "
         "(relearning some of the rows, 50 steps)."
     )
     untold = {name: {**content, "recovered": None} for name, content in found.items()}
@@ -31,7 +31,7 @@ def test_the_retrained_model_beside_it():
     found = stress()
     for name, content in found.items():
         content["recovered"]["retrained"] = 0.08 if name == "best_of_n" else 0.0
-    assert sentence(found).endswith(" What the retrained model shows rises by 8% of it at most.")
+    assert sentence(found).endswith(" In the retrained model they raise what it shows by at most 8% of that.")
 
 
 def test_rows_of_the_table():
@@ -75,6 +75,7 @@ def test_the_page(tmp_path):
     page = write_report(run).read_text()
     text = page[page.index("<h2>Stress tests</h2>") :]
     assert page.count("The model is exposed") == 2  # at the top, and in the section
+    assert '<p class="note">The model is exposed' in page
     assert len(re.findall(r"✕</span> exposed", text)) == 2
     assert len(re.findall(r"✓</span> holds", text)) == 4
     assert set(read_run(run).stress) == set(stress())
