@@ -31,12 +31,14 @@ def test_a_throwaway_copy_computes_the_same_without_adapters(tiny_model_dir):
     torch.testing.assert_close(copied(ids).logits, model.eval()(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("attack", default_attacks(), ids=lambda attack: attack.name)
-def test_every_attack_says_what_it_measures_and_leaves_no_trace(tiny_model_dir, attack):
+def test_every_attack_says_what_it_measures_and_leaves_no_trace(tiny_model_dir, attack, lora):
     asked = exam(tiny_model_dir(), max_rows=5, max_new_tokens=4)
     if isinstance(attack, Relearning):
         attack.k, attack.steps = 2, [1]
     model = load_causal_lm(tiny_model_dir()).train()
+    model = add_lora(model, Lora(r=2)) if lora else model
     attack.check(asked)
     with unchanged(model):
         first, *others = [(x, scores()) for x, scores in attack.points(model, asked)]

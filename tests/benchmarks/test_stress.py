@@ -24,8 +24,19 @@ def test_table():
     assert table(found) == "| attack | one | two |\n| --- | --- | --- |\n| a | **0.50** | 0.40 |\n| b | -0.10 | – |\n"
 
 
+ATTACKS = """max_new_tokens: 64
+attacks:
+  - {class_path: Relearning, init_args: {k: 10, steps: [5, 20], lr: 5.0e-4}}
+  - {class_path: Relearning, init_args: {rows: related, k: 40, steps: [20], lr: 5.0e-4}}
+  - {class_path: LayerProbe}
+"""
+
+
 @pytest.mark.slow
-def test_suppressed_answers_come_back_and_what_was_never_known_does_not(tmp_path, capsys):
+def test_suppressed_answers_come_back_and_what_was_never_known_does_not(tmp_path, monkeypatch, capsys):
+    (tmp_path / "attacks.yaml").write_text(ATTACKS)
+    monkeypatch.setattr(stress, "CONFIG", tmp_path / "attacks.yaml")
+    tmp_path = tmp_path / "models"
     stress.main(["--output", str(tmp_path)])
     found = {
         model: {file.stem: json.loads(file.read_text()) for file in (tmp_path / model / "stress").iterdir()}
