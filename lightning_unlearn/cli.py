@@ -30,6 +30,7 @@ COMMANDS = {
     "alternates": "let the model make up other answers to what it is to forget",
     "continual": "serve requests to forget one after the other",
     "negate": "subtract what fine-tuning on the forget rows added to a model's weights",
+    "stress": "try to bring back what a model forgot: relearning, coarser weights, other prompts, probes",
     "demo": "train, unlearn and report on built-in fictitious authors, on a CPU",
     "report": "write the report of a run or of a sequence of requests, or compare runs",
     "export": "write a checkpoint as a folder that from_pretrained loads",
@@ -38,7 +39,7 @@ COMMANDS = {
 # These take every option of the Trainer, the objective and the data, so LightningCLI parses them.
 TRAINER_COMMANDS = ("fit", "validate", "test")
 # These take the options of one function, in the module of their name.
-FUNCTION_COMMANDS = ("alternates", "continual", "demo", "discriminate", "negate")
+FUNCTION_COMMANDS = ("alternates", "continual", "demo", "discriminate", "negate", "stress")
 SUFFIXES = {"html": ".html", "latex": ".tex", "csv": ".csv", "markdown": ".md"}  # of a comparison
 EXAMPLE = """example:
   lightning-unlearn fit --config configs/objectives/maximize_entropy.yaml --config configs/data/fictitious.yaml \\

@@ -16,6 +16,7 @@ from lightning_unlearn.evaluation.log import redact as masked
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import samples as samples_section
 from lightning_unlearn.report import sections, verdict
+from lightning_unlearn.report import stress as stress_section
 from lightning_unlearn.report.dots import SHAPES
 from lightning_unlearn.report.membership import membership
 from lightning_unlearn.report.plots import Line, Point, line_chart, trade_off
@@ -71,6 +72,7 @@ def render(run: Run, *, redact: bool = False) -> str:
         membership=membership(run),
         subjects=subjects(run),
         failures=sections.failures(run),
+        stress=stress_section.section(run.stress),
         curves=curves(run),
         speed=_curve("Speed", "tokens per second", [("tokens per second", "loss", run.curves.get(SPEED, []))]),
         distributions=samples_section.distributions(run),

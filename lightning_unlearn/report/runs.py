@@ -19,6 +19,7 @@ STAGES = ("before", "after", "retrained")
 GENERAL = "general_ability"  # part of metrics.json: stage -> "<task>/<metric>" -> value
 BY_STAGE = ("intervals", "failed", "missing")  # parts of metrics.json that tell of several stages
 CARD, METRICS, REPORT = "run_card.json", "metrics.json", "report.html"
+STRESS = "stress"  # folder with a file an attack, see `lightning_unlearn.attacks.results`
 
 Curve = list[tuple[float, float]]
 Interval = tuple[float, float]
@@ -35,6 +36,7 @@ class Run:
         substitutes: metric -> name of the lexical measure that stands in for the paper's model, where one does.
         samples: stage -> samples in the order of the file.
         curves: logged name -> points (step, value), by step.
+        stress: name of an attack -> what it found, see `lightning_unlearn.attacks.results`.
         intervals: stage -> metric key -> 95 % interval (low, high), where it was computed.
         failed: stage -> rows that could not be evaluated, each with "set", "index" and "why".
         missing: stage -> metric key -> what its computation would have needed.
@@ -47,6 +49,7 @@ class Run:
     substitutes: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
+    stress: dict[str, dict[str, Any]] = field(default_factory=dict)
     intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
     failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     missing: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -106,6 +109,7 @@ def read_run(path: str | Path) -> Run:
         substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
         samples={stage: samples[name] for stage, name in names.items() if name in samples},
         curves=read_curves(logs),
+        stress={file.stem: read_object(file) for file in sorted((folder / STRESS).glob("*.json"))},
         intervals={stage: _pairs(found) for stage, found in _of_stages(metrics, "intervals", names).items()},
         failed=_of_stages(metrics, "failed", names),
         missing=_of_stages(metrics, "missing", names),

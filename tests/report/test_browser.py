@@ -10,6 +10,7 @@ import pytest
 from lightning_unlearn.report import write_comparison, write_report
 from tests.report.browser import DESKTOP, PHONE, brightness, browse, drawn, measure, needs_browser, photograph
 from tests.report.fake_run import write_run
+from tests.report.fake_stress import write_stress
 
 pytestmark = needs_browser
 
@@ -20,13 +21,18 @@ def report(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def stressed(tmp_path_factory) -> Path:
+    return write_report(write_stress(write_run(tmp_path_factory.mktemp("stressed") / "me_gd")))
+
+
+@pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
     runs = [write_run(folder / f"run_with_a_long_name_{place}", shift=place / 10) for place in range(3)]
     return write_comparison(runs, folder / "comparison.html")
 
 
-@pytest.mark.parametrize("page", ["report", "comparison"])
+@pytest.mark.parametrize("page", ["report", "stressed", "comparison"])
 @pytest.mark.parametrize("width", [320, PHONE, 768, DESKTOP])
 def test_fits_its_width(request, tmp_path, page, width):
     found = measure(tmp_path, request.getfixturevalue(page), width)
