@@ -30,6 +30,7 @@ COMMANDS = {
     "alternates": "let the model make up other answers to what it is to forget",
     "continual": "serve requests to forget one after the other",
     "negate": "subtract what fine-tuning on the forget rows added to a model's weights",
+    "stress": "try to bring back what a model forgot: relearning, coarser weights, other prompts, probes",
     "demo": "train, unlearn and report on built-in fictitious authors, on a CPU",
     "report": "write the report of a run or of a sequence of requests, or compare runs",
     "export": "write a checkpoint as a folder that from_pretrained loads",
@@ -38,7 +39,8 @@ COMMANDS = {
 # These take every option of the Trainer, the objective and the data, so LightningCLI parses them.
 TRAINER_COMMANDS = ("fit", "validate", "test")
 # These take the options of one function, in the module of their name.
-FUNCTION_COMMANDS = ("alternates", "continual", "demo", "discriminate", "negate")
+FUNCTION_COMMANDS = ("alternates", "continual", "demo", "discriminate", "negate", "stress")
+SUFFIXES = {"html": ".html", "latex": ".tex", "csv": ".csv", "markdown": ".md"}  # of a comparison
 EXAMPLE = """example:
   lightning-unlearn fit --config configs/objectives/maximize_entropy.yaml --config configs/data/fictitious.yaml \\
       --model.model path/or/hub-name --trainer.default_root_dir runs/first
@@ -100,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = parsers["report"]
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders; several are compared")
-    report.add_argument("--output", type=Path, default=Path("comparison.html"), help="file of a comparison")
+    report.add_argument("--output", type=Path, help="file of a comparison (default: comparison.html, .tex, ...)")
+    report.add_argument("--format", choices=SUFFIXES, default="html", help="of a comparison (default: html)")
+    report.add_argument("--columns", metavar="SCORE", nargs="+", help="scores to compare, as metrics.json has them")
     report.add_argument("--redact", action="store_true", help="mask every text of the rows")
     report.set_defaults(run=_report)
 
@@ -123,12 +127,14 @@ def _report(options: argparse.Namespace) -> None:
     from lightning_unlearn import report
     from lightning_unlearn.continual import ABOUT as SEQUENCE
 
-    if len(options.runs) == 1 and (options.runs[0] / SEQUENCE).is_file():
+    alone = len(options.runs) == 1 and options.format == "html" and not options.columns
+    if alone and (options.runs[0] / SEQUENCE).is_file():
         print(report.write_sequence(options.runs[0]))
-    elif len(options.runs) == 1:
+    elif alone:
         print(report.write_report(options.runs[0], redact=options.redact or None))
     else:
-        print(report.write_comparison(options.runs, options.output))
+        output = options.output or Path("comparison").with_suffix(SUFFIXES[options.format])
+        print(report.write_comparison(options.runs, output, form=options.format, columns=options.columns))
 
 
 def _export(options: argparse.Namespace) -> None:

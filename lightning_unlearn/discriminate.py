@@ -7,7 +7,6 @@ Evaluators score every dialogue on axes of hazard; thresholds share the rows out
 from __future__ import annotations
 
 import json
-import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,8 @@ from lightning_unlearn.discrimination.scoring import ScoreFile, evaluator_key
 from lightning_unlearn.discrimination.verdicts import Verdict, judge, write_rows
 from lightning_unlearn.evaluators.base import Evaluator
 from lightning_unlearn.files import write_whole
-from lightning_unlearn.function_cli import read_options
+from lightning_unlearn.function_cli import read_options, repeatable
 from lightning_unlearn.report.review import ReviewRow, write_review
-
-EVALUATOR = "--evaluator"
 
 
 def discriminate(
@@ -95,8 +92,7 @@ def discriminate(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command from its words; `--evaluator` may be given more than once."""
-    given = sys.argv[1:] if argv is None else argv
-    words = [re.sub(rf"^{EVALUATOR}(?==|$)", f"{EVALUATOR}+", word) for word in given]
+    words = repeatable(sys.argv[1:] if argv is None else argv, "--evaluator")
     options = read_options(discriminate, words, classes={evaluator_package: Evaluator})
     counts, folder = discriminate(**options), Path(options["output"])
     print(f"{counts[FORGET]} rows to forget, {counts[RETAIN]} to retain, {counts[REVIEW]} to review: {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -57,3 +58,12 @@ def read_options(
         raise UsageError(explain(str(error))) from error
     ready.pop("config")
     return ready.as_dict()
+
+
+def repeatable(words: Sequence[str], option: str) -> list[str]:
+    """Return a command's words so that an option which takes a list may be given more than once.
+
+    >>> repeatable(["file", "--evaluator", "PII", "--evaluator.kinds", "[email]"], "--evaluator")
+    ['file', '--evaluator+', 'PII', '--evaluator.kinds', '[email]']
+    """
+    return [re.sub(rf"^{option}(?==|$)", f"{option}+", word) for word in words]

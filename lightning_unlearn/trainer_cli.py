@@ -21,7 +21,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_unlearn import callbacks, data, objectives, updates
+from lightning_unlearn import attacks, callbacks, data, objectives, updates
+from lightning_unlearn.attacks.base import Attack
 from lightning_unlearn.callbacks.evaluation import Evaluate
 from lightning_unlearn.callbacks.preemption import SaveOnSigterm
 from lightning_unlearn.callbacks.run_folder import RunFolder
@@ -90,7 +91,7 @@ class UnlearnParser(OneLineErrors, LightningArgumentParser):
     def known_words(self) -> Iterator[str]:
         """Yield options, and our classes with their arguments."""
         yield from super().known_words()
-        for base in (Objective, UnlearningDataModule, UpdateRule):
+        for base in (Objective, UnlearningDataModule, UpdateRule, Attack):
             yield from words_of(base)
 
 
@@ -130,7 +131,7 @@ class UnlearnCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | dict[str, Any] | Namespace | None = None, run: bool = True) -> None:
-        for package in (objectives, data, updates, callbacks):
+        for package in (objectives, data, updates, callbacks, attacks):
             import_modules(package)
         super().__init__(
             Objective,

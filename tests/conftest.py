@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -65,6 +67,23 @@ def tiny_model_dir(tmp_path_factory, tiny_tokenizer) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _run_folders_follow_their_schemas(tmp_path_factory):
+    """Every run card of the present format that tests leave, and the scores beside it, follow the published schemas."""
+    yield
+    from tests.report.json_schema import read_schema, violations
+
+    name = read_schema("run_card")["properties"]["format"]["const"]
+    for file in tmp_path_factory.getbasetemp().rglob("run_card.json"):
+        with suppress(ValueError):  # broken by a test
+            card = json.loads(file.read_text())
+            if isinstance(card, dict) and card.get("format") == name:
+                assert list(violations(card, read_schema("run_card"))) == [], file
+                scores = file.with_name("metrics.json")
+                if scores.is_file():
+                    assert list(violations(json.loads(scores.read_text()), read_schema("metrics"))) == [], scores
 
 
 @pytest.fixture(scope="session")

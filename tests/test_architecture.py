@@ -22,9 +22,9 @@ FOUNDATIONS = (
 )
 ABOVE = (
     *("objectives", "evaluation", "report", "callbacks", "cli", "trainer_cli", "export", "demo", "purge"),
-    *("alternates", "continual", "discriminate", "discrimination", "negate"),
+    *("alternates", "attacks", "continual", "discriminate", "discrimination", "negate", "stress"),
 )
-COMMANDS = ("cli", "trainer_cli", "alternates", "continual", "demo", "discriminate", "negate")
+COMMANDS = ("cli", "trainer_cli", "alternates", "continual", "demo", "discriminate", "negate", "stress")
 
 
 def name_of(path: Path) -> str:

@@ -130,13 +130,22 @@ def test_report_of_one_run_and_of_several(monkeypatch, capsys):
         "lightning_unlearn.report.write_report", lambda run, redact: calls.append((run, redact)) or "one.html"
     )
     monkeypatch.setattr(
-        "lightning_unlearn.report.write_comparison", lambda runs, output: calls.append((runs, output)) or output
+        "lightning_unlearn.report.write_comparison",
+        lambda *given, **options: calls.append((given, options)) or given[1],
     )
     assert main(["report", "a"]) == 0
     assert main(["report", "a", "--redact"]) == 0
     assert main(["report", "a", "b", "--output", "both.html"]) == 0
-    assert calls == [(Path("a"), None), (Path("a"), True), ([Path("a"), Path("b")], Path("both.html"))]
-    assert capsys.readouterr().out == "one.html\none.html\nboth.html\n"
+    assert main(["report", "a", "b", "--format", "latex", "--columns", "x/y", "z"]) == 0
+    assert main(["report", "a", "--format", "csv"]) == 0
+    assert calls == [
+        (Path("a"), None),
+        (Path("a"), True),
+        (([Path("a"), Path("b")], Path("both.html")), {"form": "html", "columns": None}),
+        (([Path("a"), Path("b")], Path("comparison.tex")), {"form": "latex", "columns": ["x/y", "z"]}),
+        (([Path("a")], Path("comparison.csv")), {"form": "csv", "columns": None}),
+    ]
+    assert capsys.readouterr().out == "one.html\none.html\nboth.html\ncomparison.tex\ncomparison.csv\n"
 
 
 def test_export_hands_over_its_options(monkeypatch, capsys):

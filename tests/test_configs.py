@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
+STRESS = sorted((CONFIGS / "stress").glob("*.yaml"))  # of another command
 OBJECTIVE, DATA = CONFIGS / "objectives/maximize_entropy.yaml", CONFIGS / "data/fictitious.yaml"
 
 
@@ -25,7 +26,7 @@ def composed(path: Path) -> list[Path]:
     return [*missing, path]
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=relative)
+@pytest.mark.parametrize("path", sorted(set(CONFIGS.rglob("*.yaml")).difference(STRESS)), ids=relative)
 def test_config_makes_its_objects(path, tiny_model_dir, tmp_path):
     from lightning_unlearn.trainer_cli import UnlearnCLI
 
@@ -56,3 +57,18 @@ def test_objective_config_names_the_class_of_its_stem(path):
     source = ast.parse((ROOT / "lightning_unlearn/objectives" / f"{path.stem}.py").read_text())
     classes = {node.name for node in source.body if isinstance(node, ast.ClassDef)}
     assert yaml.safe_load(path.read_text())["model"]["class_path"] in classes
+
+
+@pytest.mark.parametrize("path", STRESS, ids=relative)
+def test_stress_config_makes_its_attacks(path):
+    from lightning_unlearn import attacks
+    from lightning_unlearn.attacks.base import Attack
+    from lightning_unlearn.function_cli import read_options
+    from lightning_unlearn.stress import default_attacks, stress
+
+    made = read_options(stress, ["run", "--config", str(path)], classes={attacks: Attack})["attacks"]
+    assert [type(attack) for attack in made] == [type(attack) for attack in default_attacks()]
+    if path.stem == "default":
+        assert [vars(attack) for attack in made] == [vars(attack) for attack in default_attacks()]
+    else:
+        assert [vars(attack) for attack in made] != [vars(attack) for attack in default_attacks()]

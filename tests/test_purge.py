@@ -10,7 +10,7 @@ import pytest
 
 from lightning_unlearn.purge import held, purge
 from lightning_unlearn.report import write_report
-from tests.report.fake_run import PEOPLE, write_run
+from tests.report.fake_run import CARD, PEOPLE, write_run
 
 KEPT = {
     "logs/version_0/metrics.csv",
@@ -119,7 +119,7 @@ def test_the_model_goes_on_request(run):
 
 
 def test_a_killed_run_without_scores_can_be_purged(tmp_path):
-    (tmp_path / "run_card.json").write_text(json.dumps({"format": "lightning-unlearn run 1", "finished": False}))
+    (tmp_path / "run_card.json").write_text(json.dumps({**CARD, "finished": False}))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/last.ckpt").write_bytes(b"1")
     assert names(purge(tmp_path), tmp_path) == {"checkpoints/last.ckpt"}

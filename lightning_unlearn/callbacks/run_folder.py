@@ -26,7 +26,7 @@ from lightning_unlearn.evaluation.log import SAMPLES
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.parts import is_sharded
 from lightning_unlearn.report import write_report
-from lightning_unlearn.report.runs import CARD, METRICS, REPORT, read_object
+from lightning_unlearn.report.runs import CARD, METRICS, REPORT, STRESS, read_object
 
 NOTHING = {"train_seconds": 0.0, "wall_seconds": 0.0, "tokens": 0, "peak_gb": 0.0, "fits": 0}
 
@@ -220,7 +220,13 @@ def remove_run(root: Path, keep: list[Path]) -> None:
     made or opened it before, reads it.
     """
     kept = {path.resolve() for path in keep}
-    for path in (root / "checkpoints", root / "model", *root.glob("*logs/version_*"), *root.glob("*.ckpt")):
+    for path in (
+        root / "checkpoints",
+        root / "model",
+        root / STRESS,
+        *root.glob("*logs/version_*"),
+        *root.glob("*.ckpt"),
+    ):
         if path.is_dir() and not path.is_symlink() and path.resolve() not in kept:
             shutil.rmtree(path)
         elif path.is_file() or path.is_symlink():

@@ -5,7 +5,7 @@ They are the baselines of inference time that unlearning is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,9 +79,19 @@ def example_turns(forget: Sequence[Record], retain: Sequence[Record], refusals: 
         raise ValueError("refusals must not be empty with in_context, got none")
     refused = [(row.question, refusals[i % len(refusals)]) for i, row in enumerate(_spread(forget, count))]
     kept = [(row.question, row.answer) for row in _spread(retain, min(count, len(retain)))]
+    return as_turns((*refused, *kept))
+
+
+def as_turns(pairs: Iterable[tuple[str, str]]) -> Turns:
+    """Questions with their answers as turns of a chat.
+
+    Example:
+        >>> as_turns([("Where?", "Rome.")])
+        ({'role': 'user', 'content': 'Where?'}, {'role': 'assistant', 'content': 'Rome.'})
+    """
     return tuple(
         {"role": role, "content": text}
-        for pair in (*refused, *kept)
+        for pair in pairs
         for role, text in zip(("user", "assistant"), pair, strict=True)
     )
 

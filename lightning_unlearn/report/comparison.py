@@ -1,20 +1,28 @@
-"""Writes a comparison of several runs: one table and one plot, in one file."""
+"""Writes a comparison of several runs: a page with leaderboard and plot, or the leaderboard alone for papers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from lightning_unlearn.files import write_whole
-from lightning_unlearn.report import page, verdict
+from lightning_unlearn.report import page, tables, verdict
+from lightning_unlearn.report.dots import SHAPES
+from lightning_unlearn.report.leaderboard import Row, best, leaderboard
 from lightning_unlearn.report.plots import Point, trade_off
 from lightning_unlearn.report.runs import Run, read_run
-from lightning_unlearn.report.words import SETS, better, duration, metric_label, number
+from lightning_unlearn.report.words import better, column_label, duration, number
+from lightning_unlearn.usage import did_you_mean
 
 COLUMNS = (
+    "unlearning_score/harmonic_mean",
+    "unlearning_score/memorization",
+    "unlearning_score/privacy",
+    "unlearning_score/utility",
     "forget/rougeL_recall",
     "forget/probability",
     "retain/rougeL_recall",
@@ -24,103 +32,145 @@ COLUMNS = (
     "model_utility",
     "forget_quality",
 )
+MOST_NAMES = 8  # on the plot
 
 
-def write_comparison(runs: Sequence[str | Path], output: str | Path) -> Path:
-    """Write one table and one forget-against-utility plot of several runs to `output` and return its path.
+def write_comparison(
+    runs: Sequence[str | Path], output: str | Path, *, form: str = "html", columns: Sequence[str] | None = None
+) -> Path:
+    """Write a comparison of runs to `output` and return its path.
+
+    Args:
+        runs: run folders.
+        output: the file.
+        form: "html" for a page with plot and leaderboard; "latex", "csv" or "markdown" for the leaderboard alone.
+        columns: keys of the scores to show, as in `metrics.json`; by default those of `COLUMNS` that a run has.
 
     Raises:
-        ValueError: no runs, or one of the paths is no run folder.
+        ValueError: no runs, one of the paths is no run folder, or an unknown form or score.
     """
     if not runs:
         raise ValueError("runs: expected one run folder or more, got none")
-    path = Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_whole(path, render_comparison([read_run(run) for run in runs]))
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    content = [read_run(run) for run in runs]
+    return write_whole(output, FORMS[form](content, columns))
 
 
-def render_comparison(runs: Sequence[Run]) -> str:
+def render_comparison(runs: Sequence[Run], columns: Sequence[str] | None = None) -> str:
     """The comparison as HTML text."""
-    substitutes = {key: name for run in runs for key, name in run.substitutes.items()}
-    rows = _rows(runs)
-    columns = [key for key in COLUMNS if any(row["run"].value(row["stage"], key) is not None for row in rows)]
+    rows, substitutes = leaderboard(runs), _substitutes(runs)
+    keys = choose_columns(rows, columns)
+    tops = {key: best(rows, key) for key in keys}
     return page.fill(
         "comparison.template.html",
-        headline=headline(runs),
+        headline=headline(rows),
         thresholds=verdict,
-        columns=[{"label": _label(key, substitutes), "aim": better(key)} for key in columns],
-        rows=[{**row, "cells": [number(row["run"].value(row["stage"], key)) for key in columns]} for row in rows],
+        columns=[{"label": column_label(key, substitutes), "aim": better(key)} for key in keys],
+        rows=[_shown(row, tops) for row in rows],
         trade_off=_plot(runs, rows, substitutes),
+        most_names=MOST_NAMES,
         substitutes=substitutes,
         differing=len({tuple(sorted(run.substitutes.items())) for run in runs}) > 1,
+        **page.script("comparison.js"),
     )
 
 
-def headline(runs: Sequence[Run]) -> str:
+def _table(write: Callable[[Sequence[Row], Sequence[str], dict[str, str]], str]) -> Callable[..., str]:
+    def render(runs: Sequence[Run], columns: Sequence[str] | None = None) -> str:
+        rows = leaderboard(runs)
+        return write(rows, choose_columns(rows, columns), _substitutes(runs))
+
+    return render
+
+
+FORMS: dict[str, Callable[..., str]] = {
+    "html": render_comparison,
+    "latex": _table(tables.latex),
+    "csv": _table(tables.comma_separated),
+    "markdown": _table(tables.markdown),
+}
+
+
+def choose_columns(rows: Sequence[Row], columns: Sequence[str] | None) -> list[str]:
+    """The scores to show: those asked for, else those of `COLUMNS` that a row has.
+
+    Raises:
+        ValueError: no row has a score that was asked for.
+    """
+    known = {key for row in rows for key in row.run.metrics.get(row.stage, {})}
+    unknown = [key for key in columns or () if key not in known]
+    if unknown:
+        raise ValueError(
+            f"columns must be scores of the runs, got {unknown[0]!r}{did_you_mean(unknown[0], known)}; there are: "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
+    return list(columns) if columns else [key for key in COLUMNS if any(row.value(key) is not None for row in rows)]
+
+
+def headline(rows: Sequence[Row]) -> str:
     """Which run forgets most and which keeps most, by the two axes of the plot."""
-    pair = page.choose_axes(runs)
+    ranked = [row for row in rows if row.runs]
+    pair = page.choose_axes([row.run for row in ranked])
     known: list[tuple[float, float, str]] = []
-    for run in runs:
-        keeps, forgets = (page.coordinate(run, "after", key) for key in pair or ("", ""))
+    for row in ranked:
+        keeps, forgets = (page.coordinate(row.run, "after", key) for key in pair or ("", ""))
         if keeps is not None and forgets is not None:
-            known.append((keeps, forgets, title(run, runs)))
-    if len(known) < len(runs):
-        return f"{len(runs)} runs side by side."
+            known.append((keeps, forgets, tables.full_name(row, rows)))
+    count = sum(len(row.runs) for row in ranked)
+    if len(known) < len(ranked):
+        return f"{count} runs side by side." if count > 1 else f"{ranked[0].name} alone."
     keeper, forgetter = max(known), max(known, key=lambda found: found[1])
     if keeper is forgetter:
         return f"{keeper[2]} forgets most ({number(keeper[1])}) and keeps most ({number(keeper[0])})."
     return f"{forgetter[2]} forgets most ({number(forgetter[1])}); {keeper[2]} keeps most ({number(keeper[0])})."
 
 
-def title(run: Run, runs: Sequence[Run]) -> str:
-    """A run's method, with its folder where another run has the same method."""
-    shared = sum(other.method == run.method for other in runs) > 1
-    return f"{run.method} ({run.name})" if shared and run.name != run.method else run.method
+def _substitutes(runs: Sequence[Run]) -> dict[str, str]:
+    return {key: name for run in runs for key, name in run.substitutes.items()}
 
 
-def _rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The anchors, each distinct starting and retrained model once, and then the runs, numbered."""
-    rows = [*_anchors(runs, "before", "Starting model"), *_anchors(runs, "retrained", "Retrained model")]
-    for place, run in enumerate(runs, start=1):
-        time = duration((run.card.get("time") or {}).get("train_seconds"))
-        where = f"{run.name}, not erased" if run.not_erased else run.name
-        row = {"run": run, "stage": "after", "mark": str(place), "name": run.method, "where": where}
-        rows.append({**row, "time": time, "verdict": verdict.verdict(run)})
-    return rows
+def _shown(row: Row, tops: dict[str, str | None]) -> dict[str, Any]:
+    """A row for the template."""
+    cells = []
+    for key, top in tops.items():
+        value, spread, said = row.value(key), row.spread(key), number(row.value(key))
+        told = {"text": said, "spread": None if spread is None else number(spread)}
+        cells.append({**told, "value": "" if value is None else value, "best": bool(row.runs) and said == top})
+    seconds = (row.run.card.get("time") or {}).get("train_seconds") if row.runs else None
+    return {
+        "row": row,
+        "cells": cells,
+        "seconds": "" if seconds is None else seconds,
+        "time": duration(seconds),
+        "verdict": verdict.verdict(row.run) if row.runs else None,
+    }
 
 
-def _anchors(runs: Sequence[Run], stage: str, name: str) -> list[dict[str, Any]]:
-    distinct = {repr(sorted(run.metrics[stage].items())): run for run in reversed(runs) if stage in run.metrics}
-    several = len(distinct) > 1
-    return [
-        {
-            "run": run,
-            "stage": stage,
-            "mark": "",
-            "name": name,
-            "where": f"of {run.name}" if several else "",
-            "time": "",
-            "verdict": None,
-        }
-        for run in reversed(distinct.values())
-    ]
-
-
-def _label(key: str, substitutes: dict[str, str]) -> str:
-    group = key.rpartition("/")[0]
-    name = metric_label(key, substitutes)
-    return f"{SETS[group]}: {name}" if group in SETS else name
-
-
-def _plot(runs: Sequence[Run], rows: Sequence[dict[str, Any]], substitutes: dict[str, str]) -> Markup | None:
+def _plot(runs: Sequence[Run], rows: Sequence[Row], substitutes: dict[str, str]) -> Markup | None:
     pair = page.choose_axes(runs)
     if pair is None:
         return None
     points = []
     for row in rows:
-        across, up = (page.coordinate(row["run"], row["stage"], key) for key in pair)
+        across, up = (page.coordinate(row.run, row.stage, key) for key in pair)
         if across is not None and up is not None:
-            name = f"{row['mark']} {row['name']}" if row["mark"] else row["name"].removesuffix(" model")
-            points.append(Point(name, row["stage"], page.SHAPES[row["stage"]], across, up))
+            name = f"{row.mark} {row.name}".strip().removesuffix(" model")
+            points.append(Point(name, row.stage, SHAPES[row.stage], across, up))
     x_label, y_label = (page.axis_label(key, substitutes) for key in pair)
-    return trade_off(points, [], x_label=f"{x_label} →", y_label=f"↑ {y_label}")
+    return trade_off(_labelled(points), [], x_label=f"{x_label} →", y_label=f"↑ {y_label}")
+
+
+def _labelled(points: Sequence[Point]) -> Sequence[Point]:
+    """Of many runs only those that no other beats on both axes bear their number."""
+    runs = [point for point in points if point.css == "after"]
+    if len(runs) <= MOST_NAMES:
+        return points
+
+    def beaten(point: Point) -> bool:
+        return any(o.x >= point.x and o.y >= point.y and (o.x, o.y) != (point.x, point.y) for o in runs)
+
+    return [
+        replace(point, label="" if beaten(point) else point.name.split()[0]) if point in runs else point
+        for point in points
+    ]

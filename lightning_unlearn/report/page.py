@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +16,19 @@ from lightning_unlearn.evaluation.log import redact as masked
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import samples as samples_section
 from lightning_unlearn.report import sections, verdict
+from lightning_unlearn.report import stress as stress_section
+from lightning_unlearn.report.dots import SHAPES
+from lightning_unlearn.report.membership import membership
 from lightning_unlearn.report.plots import Line, Point, line_chart, trade_off
 from lightning_unlearn.report.runs import REPORT, Curve, Run, read_run
+from lightning_unlearn.report.scores import scores
+from lightning_unlearn.report.subjects import subjects
 from lightning_unlearn.report.words import SETS, metric_label, number
 
 HERE = Path(__file__).parent
 STAGE_NAMES = {"before": "Before", "after": "After", "retrained": "Retrained"}
 SPEED, MEMORY = "train/tokens_per_second", "train/peak_memory_gb"
 LOSS_COLORS = {"loss": "loss", "forget": "forget", "retain": "retain"}
-SHAPES = {"before": "ring", "after": "circle", "retrained": "diamond"}
 # the first pair (utility, forgetting) that a run knows is plotted; a minus sign stands for 1 - value
 TRADE_OFFS = (
     ("closer_look/model_utility", "closer_look/forget_efficacy"),
@@ -60,7 +66,13 @@ def render(run: Run, *, redact: bool = False) -> str:
         stages=[(stage, name) for stage, name in STAGE_NAMES.items() if stage in run.metrics],
         figures=sections.figures(run),
         trade_off=run_trade_off(run),
-        scores=sections.scores(run),
+        balance=sections.balance(run),
+        missing=sections.missing(run),
+        scores=scores(run),
+        membership=membership(run),
+        subjects=subjects(run),
+        failures=sections.failures(run),
+        stress=stress_section.section(run.stress),
         curves=curves(run),
         speed=_curve("Speed", "tokens per second", [("tokens per second", "loss", run.curves.get(SPEED, []))]),
         distributions=samples_section.distributions(run),
@@ -83,6 +95,13 @@ def fill(template: str, **values: Any) -> str:
     environment.filters["number"] = number
     style = Markup((HERE / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(style=style, stage_names=STAGE_NAMES, **values)
+
+
+def script(name: str) -> dict[str, str]:
+    """A script of this package for a template, with the hash by which the page's policy lets it and no other run."""
+    content = Markup((HERE / name).read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return {"script": content, "script_hash": f"sha256-{digest}"}
 
 
 def coordinate(run: Run, stage: str, key: str) -> float | None:

@@ -25,13 +25,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Point:
-    """A named point of the trade-off plot; `shape` as in `svg.marker`."""
+    """A named point of the trade-off plot; `shape` as in `svg.marker`, `label` what stands beside it (its name)."""
 
     name: str
     css: str
     shape: str
     x: float
     y: float
+    label: str | None = None
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:
@@ -89,7 +90,7 @@ def trade_off(points: Sequence[Point], trail: Sequence[tuple[float, float]], *, 
     for point in points:
         title = f"{point.name}: {number(point.x)}, {number(point.y)}"
         parts.append(svg.marker(x(point.x), y(point.y), point.shape, f"mark {point.css}", title))
-    names = [(point.name, x(point.x), y(point.y)) for point in points]
+    names = [(point.name if point.label is None else point.label, x(point.x), y(point.y)) for point in points]
     parts.extend(_labels(names, x, y, avoid=places[1:-1]))
     told = "; ".join(f"{point.name}: {number(point.x)} and {number(point.y)}" for point in points)
     return svg.svg(Markup("").join(parts), label=f"{x_label} against {y_label}. {told}", height=SQUARE)
@@ -102,8 +103,8 @@ def _labels(
     taken = [(left - 8, top - 8, left + 8, top + 8) for _, left, top in named]
     taken += [(left - 3, top - 3, left + 3, top + 3) for left, top in avoid]
     drawn = []
-    for name, left, top in named:
-        width = 6.6 * len(name)
+    for name, left, top in (one for one in named if one[0]):
+        width = 6.6 * len(name) + 3
         spots = [
             ("end", left - 12, top + 4),
             ("start", left + 12, top + 4),

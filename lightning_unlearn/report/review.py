@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,7 +10,7 @@ from markupsafe import Markup
 
 from lightning_unlearn.evaluation.log import mask
 from lightning_unlearn.files import write_whole
-from lightning_unlearn.report.page import HERE, fill
+from lightning_unlearn.report import page
 
 
 class ReviewRow(TypedDict):
@@ -60,16 +58,13 @@ def write_review(
         {**row, "prompt": mask(row["prompt"]), "response": mask(row["response"])} if redact else {**row} for row in rows
     ]
     axes = sorted({axis for row in rows for axis in row["scores"]})
-    script = Markup((HERE / "review.js").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = fill(
+    text = page.fill(
         "review.template.html",
         content={"rows": shown, "axes": axes, **thresholds},
         thresholds=thresholds,
         evaluators=evaluators,
         redact=redact,
-        review_style=Markup((HERE / "review.css").read_text(encoding="utf-8")),
-        script=script,
-        script_hash=f"sha256-{digest}",
+        review_style=Markup((page.HERE / "review.css").read_text(encoding="utf-8")),
+        **page.script("review.js"),
     )
     return write_whole(path, text)

@@ -18,9 +18,12 @@ from lightning_unlearn.evaluation.log import DEFAULT_STAGE, SAMPLES, Sample, rea
 STAGES = ("before", "after", "retrained")
 BY_STAGE = ("intervals", "failed", "missing")  # parts of metrics.json that tell of several stages
 GENERAL = "general_ability"  # part of metrics.json: stage -> "<task>/<metric>" -> value
+BY_STAGE = ("intervals", "failed", "missing")  # parts of metrics.json that tell of several stages
 CARD, METRICS, REPORT = "run_card.json", "metrics.json", "report.html"
+STRESS = "stress"  # folder with a file an attack, see `lightning_unlearn.attacks.results`
 
 Curve = list[tuple[float, float]]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Run:
         substitutes: metric -> name of the lexical measure that stands in for the paper's model, where one does.
         samples: stage -> samples in the order of the file.
         curves: logged name -> points (step, value), by step.
-        not_erased: why the scores say nothing of the weights, or "".
+        stress: name of an attack -> what it found, see `lightning_unlearn.attacks.results`.
+        intervals: stage -> metric key -> 95 % interval (low, high), where it was computed.
+        failed: stage -> rows that could not be evaluated, each with "set", "index" and "why".
+        missing: stage -> metric key -> what its computation would have needed.
+        evaluation: the settings that the scores depend on.
     """
 
     path: Path
@@ -43,7 +50,16 @@ class Run:
     substitutes: dict[str, str] = field(default_factory=dict)
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    not_erased: str = ""
+    stress: dict[str, dict[str, Any]] = field(default_factory=dict)
+    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    failed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    missing: dict[str, dict[str, str]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def not_erased(self) -> str:
+        """Why the scores say nothing of the weights, or ""."""
+        return str(self.evaluation.get("not_erased", ""))
 
     @property
     def name(self) -> str:
@@ -59,6 +75,10 @@ class Run:
         """A metric of a stage, or None where it is absent or not a number."""
         value = self.metrics.get(stage, {}).get(key)
         return value if value is not None and math.isfinite(value) else None
+
+    def interval(self, stage: str, key: str) -> Interval | None:
+        """The 95 % interval of a metric of a stage, or None where it was not computed."""
+        return self.intervals.get(stage, {}).get(key)
 
 
 def read_run(path: str | Path) -> Run:
@@ -78,20 +98,23 @@ def read_run(path: str | Path) -> Run:
         )
     metrics = read_object(folder / METRICS)
     samples = _by_stage(read_samples(folder)) if (folder / SAMPLES).is_file() else {}
-    if metrics.get("after") is None and metrics.get("test") is not None:  # a folder of `test` alone
-        metrics["after"], samples["after"] = metrics["test"], samples.get("test", [])
-    general = metrics.get(GENERAL) or {}
-    scores = {stage: _numbers(metrics[stage]) for stage in STAGES if isinstance(metrics.get(stage), dict)}
-    for stage, values in general.items():
+    of_test = metrics.get("after") is None and metrics.get("test") is not None  # a folder of `test` alone
+    names = {stage: "test" if of_test and stage == "after" else stage for stage in STAGES}
+    scores = {stage: _numbers(metrics[name]) for stage, name in names.items() if isinstance(metrics.get(name), dict)}
+    for stage, values in _of_stages(metrics, GENERAL, names).items():
         scores.setdefault(stage, {}).update({f"{GENERAL}/{key}": value for key, value in _numbers(values).items()})
     return Run(
         path=folder,
         card=read_object(folder / CARD),
         metrics=scores,
         substitutes={key: str(name) for key, name in (metrics.get("substitutes") or {}).items() if name},
-        samples=samples,
+        samples={stage: samples[name] for stage, name in names.items() if name in samples},
         curves=read_curves(logs),
-        not_erased=str((metrics.get("settings") or {}).get("not_erased", "")),
+        stress={file.stem: read_object(file) for file in sorted((folder / STRESS).glob("*.json"))},
+        intervals={stage: _pairs(found) for stage, found in _of_stages(metrics, "intervals", names).items()},
+        failed=_of_stages(metrics, "failed", names),
+        missing=_of_stages(metrics, "missing", names),
+        evaluation=metrics.get("settings") or {},
     )
 
 
@@ -137,6 +160,16 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def _of_stages(metrics: dict[str, Any], part: str, names: dict[str, str]) -> dict[str, Any]:
+    """A part of `metrics.json` that is kept by stage, as far as it is there."""
+    content = metrics.get(part) or {}
+    return {stage: content[name] for stage, name in names.items() if content.get(name)}
+
+
+def _pairs(intervals: dict[str, Any]) -> dict[str, Interval]:
+    return {key: (float(ends[0]), float(ends[1])) for key, ends in intervals.items() if ends and None not in ends}
 
 
 def _by_stage(samples: list[Sample]) -> dict[str, list[Sample]]:

@@ -15,11 +15,13 @@ from lightning_unlearn.evaluation.log import Sample
 from lightning_unlearn.report.plots import distribution
 from lightning_unlearn.report.runs import STAGES, Run
 from lightning_unlearn.report.svg import ticks
-from lightning_unlearn.report.words import SETS, number, set_label
+from lightning_unlearn.report.words import SETS, clipped, metric_label, number, set_label
+from lightning_unlearn.report.worst import worst_first
 
 SHOWN = {"forget": 6, "retain": 4}  # of each set; 3 of any other
 STRIPS = {"forget": 2, "retain": 1}
 MOST_WORDS = 80  # of an answer: a model that repeats itself has made its point by then
+MOST_TOKENS = 200  # of an answer token by token
 
 
 class Token(NamedTuple):
@@ -34,11 +36,13 @@ def galleries(run: Run) -> list[dict[str, Any]]:
     """Chosen samples of each set, the most telling first: what is least forgotten, what is most damaged."""
     found = []
     for name, together in _by_row(run).items():
-        sign = -1 if must_go(name) else 1
-        ranked = sorted(together, key=lambda stages: sign * _rouge(stages))
-        kept = ranked[: SHOWN.get(name, 3)]
-        cards = [_card(stages) for stages in kept]
-        found.append({"name": set_label(name) or name, "key": name, "cards": cards, "total": len(ranked)})
+        gone = must_go(name)
+        ranked = worst_first(together, falls=not gone)[: SHOWN.get(name, 3)]
+        cards = [
+            {**_card(row), "worst_by": [metric_label(key, run.substitutes) for key in keys]} for row, keys in ranked
+        ]
+        titles = {"name": set_label(name) or name, "key": name, "must_go": gone}
+        found.append({**titles, "cards": cards, "total": len(together)})
     return found
 
 
@@ -75,7 +79,7 @@ def marked(text: str, reference: str) -> Markup:
     >>> marked("Born in Oslo <b>", "He was born in Kuwait")
     Markup('<mark>Born in</mark> Oslo &lt;b&gt;')
     """
-    words, target = text.split(), [_bare(word) for word in reference.split()]
+    words, target = clipped(text, most=12 * MOST_WORDS).split(), [_bare(word) for word in reference.split()]
     shown = words[:MOST_WORDS]
     matcher = difflib.SequenceMatcher(None, [_bare(word) for word in shown], target, autojunk=False)
     parts, end = [], 0
@@ -96,24 +100,20 @@ def _by_row(run: Run) -> dict[str, list[dict[str, Sample]]]:
     rows: dict[str, dict[Any, dict[str, Sample]]] = {name: {} for name in SETS}
     for stage in STAGES:
         for place, sample in enumerate(run.samples.get(stage, [])):
-            group = rows.setdefault(str(sample["set"]), {})
-            group.setdefault(sample.get("index", place), {})[stage] = sample
+            if not sample.get("failed"):
+                group = rows.setdefault(str(sample["set"]), {})
+                group.setdefault(sample.get("index", place), {})[stage] = sample
     return {name: list(group.values()) for name, group in rows.items() if group}
-
-
-def _rouge(stages: dict[str, Sample]) -> float:
-    value = (stages.get("after") or next(iter(stages.values()))).get("rougeL_recall")
-    return value if isinstance(value, (int, float)) else 0.0
 
 
 def _card(stages: dict[str, Sample]) -> dict[str, Any]:
     first = next(iter(stages.values()))
-    answer = str(first.get("answer", ""))
+    answer = clipped(str(first.get("answer", "")))
     answers = [
         {"stage": stage, "text": marked(str(sample.get("generation", "")), answer), "told": _told(sample)}
         for stage, sample in stages.items()
     ]
-    return {"question": first.get("question", ""), "answer": answer, "answers": answers}
+    return {"question": clipped(str(first.get("question", ""))), "answer": answer, "answers": answers}
 
 
 def _told(sample: Sample) -> str:
@@ -145,8 +145,11 @@ def _distribution(title: str, groups: dict[str, list[float]], *, high: float, un
 
 def _strip(stages: dict[str, Sample], top: float) -> dict[str, Any]:
     first = next(iter(stages.values()))
-    rows = [(stage, [_shown(token, top) for token in _tokens(sample)]) for stage, sample in stages.items()]
-    return {"set": SETS.get(str(first["set"]), first["set"]), "question": first.get("question", ""), "rows": rows}
+    rows = [
+        (stage, [_shown(token, top) for token in _tokens(sample)[:MOST_TOKENS]]) for stage, sample in stages.items()
+    ]
+    question = clipped(str(first.get("question", "")))
+    return {"set": SETS.get(str(first["set"]), first["set"]), "question": question, "rows": rows}
 
 
 def _shown(token: Token, top: float) -> dict[str, str]:

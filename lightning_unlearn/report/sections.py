@@ -1,12 +1,23 @@
-"""What the sections of a report say, as plain values for the template: key figures, scores, cost, settings."""
+"""What the sections of a report say, as plain values for the template: key figures, failures, cost, settings."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
-from lightning_unlearn.report.runs import GENERAL, STAGES, Run
-from lightning_unlearn.report.words import METRICS, SETS, better, duration, metric_label, number, set_label, shown
+from lightning_unlearn.report.runs import STAGES, Run
+from lightning_unlearn.report.words import (
+    METRICS,
+    better,
+    clipped,
+    duration,
+    metric_label,
+    number,
+    set_label,
+    shown,
+    span,
+)
 
 FIGURES = (
     ("forget/rougeL_recall", "Forget set: recall"),
@@ -16,46 +27,52 @@ FIGURES = (
     ("retain/probability", "Retain set: probability"),
     ("closer_look/model_utility", "Model utility"),
 )
-ABILITY = "General ability (lm_eval)"
-AGGREGATES = (
-    "closer_look/forget_efficacy",
-    "closer_look/model_utility",
-    "model_utility",
-    "forget_quality",
-    "model_utility_arithmetic",
-    "forget_quality_arithmetic",
-)
 
 
 def figures(run: Run) -> list[dict[str, Any]]:
     """The key figures that are known after training, each with its anchors."""
+    return _figures(run, FIGURES)
+
+
+def _figures(run: Run, named: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
     found = []
-    for key, label in FIGURES:
+    for key, label in named:
         values = {stage: run.value(stage, key) for stage in STAGES}
         if values["after"] is not None:
             suffix = " (with substitutes)" if key.startswith("closer_look/") and run.substitutes else ""
-            found.append({"label": label + suffix, "aim": better(key), "values": values})
+            interval = span(run.interval("after", key))
+            found.append({"label": label + suffix, "aim": better(key), "values": values, "interval": interval})
     return found
 
 
-def scores(run: Run) -> list[dict[str, Any]]:
-    """The table of scores, one group a set of questions; an unknown metric keeps its key as name."""
-    known = [f"{group}/{metric}" for group in SETS for metric in METRICS if "/" not in metric]
-    present = {key for values in run.metrics.values() for key in values}
-    ordered = [key for key in (*known, *AGGREGATES) if key in present]
-    ordered += sorted(present.difference(ordered))
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for key in ordered:
-        group = set_label(key.rpartition("/")[0]) or ("Overall" if key in AGGREGATES else _other_group(key))
-        named = group in ("Others", ABILITY)
-        label = key.removeprefix(f"{GENERAL}/") if named else metric_label(key, run.substitutes)
-        cells = {stage: number(run.value(stage, key)) for stage in STAGES}
-        groups.setdefault(group, []).append({"label": label, "aim": better(key), "cells": cells})
-    return [{"name": name, "rows": rows} for name, rows in groups.items()]
+def balance(run: Run) -> list[dict[str, Any]]:
+    """Memorisation, privacy, utility and their harmonic mean after training, each with its anchors."""
+    return _figures(run, [(key, label) for key, label in METRICS.items() if key.startswith("unlearning_score/")])
 
 
-def _other_group(key: str) -> str:
-    return ABILITY if key.startswith(f"{GENERAL}/") else "Others"
+def missing(run: Run) -> list[tuple[str, str]]:
+    """Scores after training that could not be computed, each with what it needs."""
+    return [(metric_label(key), needed) for key, needed in run.missing.get("after", {}).items()]
+
+
+def failures(run: Run) -> list[dict[str, str]]:
+    """Rows that could not be evaluated: stage, set, number within the set, why, and the question where it is known."""
+    questions = {
+        (stage, sample.get("set"), sample.get("index")): str(sample.get("question", ""))
+        for stage, samples in run.samples.items()
+        for sample in samples
+    }
+    return [
+        {
+            "stage": stage,
+            "set": set_label(str(row["set"])) or str(row["set"]),
+            "index": str(row["index"]),
+            "why": str(row["why"]),
+            "question": clipped(questions.get((stage, row["set"], row["index"]), ""), 160),
+        }
+        for stage in STAGES
+        for row in run.failed.get(stage, [])
+    ]
 
 
 def cost(run: Run) -> list[tuple[str, str]]:

@@ -7,7 +7,14 @@ from typing import Any
 
 from lightning_unlearn.data.requests import EARLIER, must_go
 
-SETS = {"forget": "Forget", "retain": "Retain", "real_authors": "Real authors", "world_facts": "World facts"}
+HOLDOUT = "holdout"
+SETS = {
+    "forget": "Forget",
+    "retain": "Retain",
+    "real_authors": "Real authors",
+    "world_facts": "World facts",
+    HOLDOUT: "Holdout",
+}
 METRICS = {
     "rougeL_recall": "ROUGE-L recall",
     "rouge1_recall": "ROUGE-1 recall",
@@ -16,14 +23,42 @@ METRICS = {
     "token_entropy": "Token entropy",
     "cosine_similarity": "Cosine similarity",
     "entailment": "Entailment",
+    "exact_memorization": "Exact memorisation",
+    "extraction_strength": "Extraction strength",
+    "paraphrase_probability": "Paraphrase probability",
+    "predictive_entropy": "Predictive entropy (nats)",
+    "fluency": "Fluency (bits)",
     "model_utility": "Model utility (TOFU)",
     "forget_quality": "Forget quality (p-value)",
     "model_utility_arithmetic": "Model utility (TOFU, arithmetic)",
     "forget_quality_arithmetic": "Forget quality (p-value, arithmetic)",
     "closer_look/model_utility": "Model utility (closer look)",
     "closer_look/forget_efficacy": "Forget efficacy (closer look)",
+    "unlearning_score/memorization": "Memorisation",
+    "unlearning_score/privacy": "Privacy",
+    "unlearning_score/utility": "Utility",
+    "unlearning_score/harmonic_mean": "Harmonic mean of the three",
+    "privacy/priv_leak": "PrivLeak (percent, best at 0)",
 }
-LOWER_ON_FORGET = ("rougeL_recall", "rouge1_recall", "probability", "cosine_similarity", "entailment")
+ATTACKS = {  # on membership
+    "loss": "LOSS",
+    "zlib": "zlib",
+    "min_k_0.2": "Min-K 20 %",
+    "min_k_0.4": "Min-K 40 %",
+    "min_k_plus_plus": "Min-K++",
+    "reference": "Reference",
+    "gradient_norm": "Gradient norm",
+}
+OF_ATTACKS = {"_auc": "AUC", "_closeness": "closeness to the retrained model"}
+LOWER_ON_FORGET = (
+    *("rougeL_recall", "rouge1_recall", "probability", "cosine_similarity", "entailment"),
+    *("exact_memorization", "extraction_strength", "paraphrase_probability"),
+)
+ABILITIES = ("acc", "acc_norm", "exact_match", "em", "f1", "mc1", "mc2", "bleu", "rouge1", "rougeL")  # of lm_eval
+HAZARDS = "wmdp"  # tasks of lm_eval whose knowledge is to go
+BENCHMARKS = ("muse", "rwku", "lume")  # whose scores are named after what is asked, "<benchmark>/<set>"
+UP_IN_BENCHMARKS = ("utility", "fluency", "task_aggregate", "mia_score")
+NO_AIM = ("predictive_entropy", "privacy/priv_leak")  # the best is somewhere in between
 SUBSTITUTED = ("cosine_similarity", "entailment")
 
 
@@ -36,11 +71,43 @@ def metric_label(key: str, substitutes: dict[str, str] | None = None) -> str:
     'token containment (substitute)'
     """
     substitutes = substitutes or {}
+    if key.startswith("privacy/") and key not in METRICS:
+        attack = attack_name(key)
+        return ": ".join([attack_label(attack), *(what for end, what in OF_ATTACKS.items() if key.endswith(end))])
     if key.startswith("closer_look/"):
         label = METRICS.get(key, key)
         return f"{label.removesuffix(' (closer look)')} (with substitutes)" if substitutes else label
     name = key if key in METRICS else key.rpartition("/")[2]
     return f"{substitutes[name]} (substitute)" if name in substitutes else METRICS.get(name, name)
+
+
+def column_label(key: str, substitutes: dict[str, str] | None = None) -> str:
+    """Name of a metric where no heading says of which set it is.
+
+    >>> column_label("forget/probability"), column_label("model_utility")
+    ('Forget: Probability', 'Model utility (TOFU)')
+    """
+    name, group = metric_label(key, substitutes), set_label(key.rpartition("/")[0])
+    return f"{group}: {name}" if group else name
+
+
+def attack_label(name: str) -> str:
+    """Name of a membership attack for readers; of one that is not ours its own.
+
+    >>> attack_label("min_k_0.2"), attack_label("mine")
+    ('Min-K 20 %', 'mine')
+    """
+    return ATTACKS.get(name, name)
+
+
+def attack_name(key: str) -> str:
+    """Name of the membership attack that a score of privacy is of.
+
+    >>> attack_name("privacy/loss_auc"), attack_name("privacy/loss_closeness"), attack_name("privacy/priv_leak")
+    ('loss', 'loss', 'priv_leak')
+    """
+    name = key.removeprefix("privacy/")
+    return next((name.removesuffix(end) for end in OF_ATTACKS if name.endswith(end)), name)
 
 
 def set_label(name: str) -> str | None:
@@ -55,13 +122,26 @@ def set_label(name: str) -> str | None:
 
 
 def better(key: str) -> str:
-    """Which way a metric improves, "lower" or "higher": on the forget set a close answer is a failure.
+    """Which way a metric improves, "lower" or "higher", or "" where neither does or that is not known.
 
-    >>> better("forget/probability"), better("retain/probability")
-    ('lower', 'higher')
+    On the forget set a close answer is a failure; what is right on the holdout, which no model has met, nobody says.
+
+    >>> better("forget/probability"), better("retain/probability"), better("privacy/loss_auc")
+    ('lower', 'higher', '')
     """
     group, _, name = key.rpartition("/")
-    return "lower" if must_go(group) and name in LOWER_ON_FORGET else "higher"
+    if group in BENCHMARKS:
+        if name.startswith("forget_") or name.endswith("_memorization"):
+            return "lower"
+        return "higher" if name.startswith(("retain_", "neighbor_")) or name in UP_IN_BENCHMARKS else ""
+    if group.startswith("general_ability"):
+        known, down = name.partition(" ")[0] in ABILITIES, group.partition("/")[2].startswith(HAZARDS)
+    else:
+        known = key in METRICS or name in METRICS or name.endswith("_closeness")
+        down = must_go(group) and name in LOWER_ON_FORGET
+    if not known or group == HOLDOUT or key in NO_AIM or name in NO_AIM:
+        return ""
+    return "lower" if down else "higher"
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -77,6 +157,15 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
 
 
+def span(ends: tuple[float, float] | None) -> str:
+    """An interval, nothing where there is none.
+
+    >>> span((0.04, 0.0612)), span(None)
+    ('0.040 to 0.061', '')
+    """
+    return f"{number(ends[0])} to {number(ends[1])}" if ends else ""
+
+
 def percent(share: float) -> str:
     """A share as a percentage.
 
@@ -84,6 +173,15 @@ def percent(share: float) -> str:
     ('99.5%', '50%')
     """
     return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
+def clipped(text: str, most: int = 1200) -> str:
+    """The beginning of a text that is longer than a reader wants.
+
+    >>> clipped("a short one"), clipped("one two three", 8)
+    ('a short one', 'one two…')
+    """
+    return text if len(text) <= most else text[:most].rstrip() + "…"
 
 
 def duration(seconds: float | None) -> str:

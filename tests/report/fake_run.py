@@ -18,6 +18,28 @@ BASE = {
     "world_facts": ((0.86, 0.85, 0.86), (0.66, 0.65, 0.66)),
 }
 STAGES = ("before", "after", "retrained")
+AUCS = {  # of membership attacks, by stage
+    "loss": (0.981, 0.312, 0.507),
+    "zlib": (0.962, 0.355, 0.512),
+    "min_k_0.2": (0.974, 0.298, 0.498),
+    "min_k_0.4": (0.978, 0.305, 0.503),
+    "min_k_plus_plus": (0.941, 0.441, 0.495),
+    "reference": (0.953, 0.402, 0.521),
+    "gradient_norm": (0.917, 0.371, 0.488),
+}
+UNLEARNING_SCORES = {
+    "memorization": (0.021, 0.951, 0.903),
+    "privacy": (0.102, 0.761, 1.0),
+    "utility": (1.0, 0.972, 0.988),
+    "harmonic_mean": (0.051, 0.884, 0.961),
+}
+LONG_WHY = "prompt and answer have 2,311 tokens, more than the 2,048 that the model takes"
+FAILED = {
+    "after": [
+        {"set": "forget", "index": 11, "why": LONG_WHY},
+        {"set": "real_authors", "index": 2, "why": "NaN <in> the logits"},
+    ]
+}
 CARD = {
     "format": "lightning-unlearn run 1",
     "finished": True,
@@ -53,7 +75,7 @@ def metrics(shift: float = 0.0) -> dict:
     """Scores of every stage; `shift` makes the model after unlearning remember more and keep less."""
     stages: dict[str, dict[str, float]] = {}
     for index, stage in enumerate(STAGES):
-        values: dict[str, float] = {}
+        values: dict[str, float | None] = {}
         for name, (rouge, probability) in BASE.items():
             worse = shift * (1 if name == "forget" else -1) if stage == "after" else 0.0
             values[f"{name}/rougeL_recall"] = rouge[index] + worse
@@ -65,12 +87,33 @@ def metrics(shift: float = 0.0) -> dict:
         values["model_utility"] = (0.631, 0.619, 0.627)[index] - (shift / 2 if stage == "after" else 0)
         values["closer_look/model_utility"] = (0.742, 0.731, 0.738)[index] - (shift / 2 if stage == "after" else 0)
         values["closer_look/forget_efficacy"] = (0.118, 0.905, 0.842)[index] - (shift if stage == "after" else 0)
-        values["forget_quality"] = (1.2e-19, 0.41, 1.0)[index] if stage != "retrained" else math.nan
+        values["forget_quality"] = (1.2e-19, 0.41, 1.0)[index] if stage != "retrained" else None
+        for name in ("forget", "retain"):
+            gone = name == "forget" and stage != "before"
+            values[f"{name}/exact_memorization"] = 0.22 if gone else 0.98
+            values[f"{name}/extraction_strength"] = 0.04 if gone else 0.91
+            values[f"{name}/paraphrase_probability"] = 0.03 if gone else 0.41
+            values[f"{name}/predictive_entropy"] = 4.1 if gone else 0.2
+        for name, aucs in AUCS.items():
+            values[f"privacy/{name}_auc"] = aucs[index]
+            values[f"privacy/{name}_closeness"] = 1 - abs(aucs[index] - aucs[2])
+        values["privacy/priv_leak"] = (95.0, -39.4, 0.0)[index]
+        values |= {f"unlearning_score/{name}": found[index] for name, found in UNLEARNING_SCORES.items()}
+        values["muse/verbatim"] = (0.9, 0.1, 0.2)[index]
         stages[stage] = values
     return {
         **stages,
+        "intervals": {stage: {key: around(value) for key, value in found.items()} for stage, found in stages.items()},
+        "failed": FAILED,
+        "general_ability": {"before": {"arc_easy/acc": 0.61}, "after": {"arc_easy/acc": 0.6}},
+        "settings": {"protocols": ["tofu", "closer_look"], "max_rows": 400},
         "substitutes": {"cosine_similarity": "bag-of-words cosine", "entailment": "content-word containment"},
     }
+
+
+def around(value: float | None) -> list[float] | None:
+    """An interval as the evaluation writes it; of what has no value there is none."""
+    return None if value is None else [value - 0.02, value + 0.02]
 
 
 def samples() -> list[dict]:
@@ -160,10 +203,11 @@ def write_logs(folder: Path) -> None:
             writer.writerows(rows)
 
 
-def write_run(folder: Path, *, shift: float = 0.0, method: str | None = None) -> Path:
+def write_run(folder: Path, *, shift: float = 0.0, method: str | None = None, seed: int = 42) -> Path:
     """Write the whole folder and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     card = json.loads(json.dumps(CARD))
+    card["seeds"]["global"] = seed
     if method:
         card["method"]["class"] = method
     (folder / "run_card.json").write_text(json.dumps(card))

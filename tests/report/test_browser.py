@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from lightning_unlearn.report import write_comparison, write_report
 from tests.report.browser import DESKTOP, PHONE, brightness, browse, drawn, measure, needs_browser, photograph
 from tests.report.fake_run import write_run
+from tests.report.fake_stress import write_stress
 
 pytestmark = needs_browser
 
@@ -19,13 +21,18 @@ def report(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def stressed(tmp_path_factory) -> Path:
+    return write_report(write_stress(write_run(tmp_path_factory.mktemp("stressed") / "me_gd")))
+
+
+@pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("compared")
     runs = [write_run(folder / f"run_with_a_long_name_{place}", shift=place / 10) for place in range(3)]
     return write_comparison(runs, folder / "comparison.html")
 
 
-@pytest.mark.parametrize("page", ["report", "comparison"])
+@pytest.mark.parametrize("page", ["report", "stressed", "comparison"])
 @pytest.mark.parametrize("width", [320, PHONE, 768, DESKTOP])
 def test_fits_its_width(request, tmp_path, page, width):
     found = measure(tmp_path, request.getfixturevalue(page), width)
@@ -53,6 +60,32 @@ def test_comparison_picture(tmp_path, comparison):
     picture, console = photograph(tmp_path, comparison, DESKTOP)
     assert console == []
     assert drawn(picture) > 0.02
+
+
+SORT = """<script>
+const head = document.querySelectorAll(".sortable thead th");
+const marks = () => [...document.querySelectorAll(".sortable .number")].map(mark => mark.textContent).join("");
+const click = place => {
+  head[place].querySelector("button").click();
+  return marks() + head[place].ariaSort;
+};
+const place = name => [...head].findIndex(cell => cell.textContent.startsWith(name));
+const recall = place("Forget: ROUGE-L"), kept = place("Retain: ROUGE-L");
+const seen = [click(recall), click(recall), click(kept), click(0), document.querySelectorAll("[aria-sort]").length];
+document.body.dataset.sorted = seen.join(" ");
+</script>"""
+
+
+def test_a_click_sorts_the_leaderboard(tmp_path, comparison):
+    """Three runs, of which each remembers more and keeps less than the one before."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", comparison.read_text())
+    (tmp_path / "page.html").write_text(text.replace("</body>", SORT + "</body>"))
+    printed = browse(tmp_path, tmp_path / "page.html", DESKTOP, "--dump-dom").stdout
+    found = re.search(r'data-sorted="([^"]*)"', printed)
+    assert found, printed[-500:]
+    assert found[1] == "123ascending 321descending 123descending 123ascending 1"
+    first = re.search(r'<table class="scores sortable">.*?<tbody>(.*?)</tbody>', printed, re.DOTALL)
+    assert "Starting model" in first[1]  # stays above
 
 
 def test_colors_of_the_plots_arrive(tmp_path, report):

@@ -23,7 +23,7 @@ def test_reads_all_there_is(tmp_path):
     assert run.method == "MaximizeEntropy"
     assert set(run.metrics) == {"before", "after", "retrained"}
     assert run.value("after", "forget/rougeL_recall") == 0.052
-    assert run.value("retrained", "forget_quality") is None  # not a number
+    assert run.value("retrained", "forget_quality") is None
     assert run.value("after", "no such metric") is None
     assert {stage: len(rows) for stage, rows in run.samples.items()} == {"before": 30, "after": 30, "retrained": 30}
     assert run.substitutes["cosine_similarity"] == "bag-of-words cosine"
@@ -54,6 +54,26 @@ def test_a_folder_of_test_alone_counts_as_after(tmp_path):
     run = read_run(tmp_path)
     assert run.metrics == {"after": {"model_utility": 0.5}}
     assert run.samples["after"] == [sample]
+
+
+def test_intervals_failed_rows_and_settings(tmp_path):
+    failed = [{"set": "forget", "index": 3, "why": "NaN"}]
+    metrics = {
+        "test": {"forget/probability": 0.5, "a": 1.0},
+        "intervals": {"test": {"forget/probability": [0.4, 0.6], "a": [None, None]}},
+        "failed": {"before": [], "test": failed},
+        "missing": {"test": {"b": "a holdout"}},
+        "settings": {"max_rows": 5, "not_erased": "a guard"},
+    }
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    run = read_run(tmp_path)
+    assert run.interval("after", "forget/probability") == (0.4, 0.6)
+    assert run.interval("after", "a") is None
+    assert run.interval("before", "a") is None
+    assert run.failed == {"after": failed}
+    assert run.missing == {"after": {"b": "a holdout"}}
+    assert run.evaluation["max_rows"] == 5
+    assert run.not_erased == "a guard"
 
 
 def test_what_is_missing_is_empty(tmp_path):

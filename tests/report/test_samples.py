@@ -51,6 +51,23 @@ def test_the_worst_come_first(name, first):
     assert gallery["cards"][0]["question"] == first
 
 
+def test_rows_that_failed_are_no_example():
+    (gallery,) = galleries(run(sample("after", 0), {**sample("after", 1), "failed": "too long"}))
+    assert [card["question"] for card in gallery["cards"]] == ["Q0?"]
+    assert gallery["total"] == 1
+
+
+def test_the_worst_are_named_by_the_scores_that_say_so():
+    rows = [sample("after", index, rouge=index / 10, cosine_similarity=1 - index / 10) for index in range(3)]
+    named = Run(Path("run"), samples={"after": rows}, substitutes={"cosine_similarity": "bag of words"})
+    (gallery,) = galleries(named)
+    assert [(card["question"], card["worst_by"]) for card in gallery["cards"]] == [
+        ("Q2?", ["ROUGE-L recall"]),
+        ("Q0?", ["bag of words (substitute)"]),
+        ("Q1?", []),
+    ]
+
+
 def test_a_few_of_many_are_shown():
     (gallery,) = galleries(run(*[sample("after", index) for index in range(50)]))
     assert (len(gallery["cards"]), gallery["total"]) == (6, 50)
@@ -82,6 +99,14 @@ def test_marked(text, reference, expected):
 def test_endless_answers_are_cut():
     assert marked("no " * 100, "yes") == "no " * 80 + "…"
     assert marked("no " * 80, "yes") == ("no " * 80).strip()
+
+
+def test_long_texts_are_cut():
+    row = sample("after", 0, **tokens(*[0.0] * 1000))
+    (gallery,) = galleries(run({**row, "question": "q" * 9000, "answer": "a" * 9000, "generation": "g" * 9000}))
+    card = gallery["cards"][0]
+    assert max(len(text) for text in (card["question"], card["answer"], card["answers"][0]["text"])) <= 1201
+    assert len(strips(run(row))[0]["rows"][0][1]) == 200
 
 
 def test_strips_hold_probability_and_entropy_of_each_token():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning_unlearn.report.runs import Run
-from lightning_unlearn.report.sections import cost, figures, scores, settings
+from lightning_unlearn.report.sections import balance, cost, failures, figures, missing, settings
 
 
 def test_figures_need_a_value_after_training():
@@ -29,12 +29,37 @@ def test_figures_that_rest_on_substitutes_say_so():
     assert figures(substituted)[0]["label"] == "Model utility (with substitutes)"
 
 
-def test_scores_are_grouped_and_nothing_is_lost():
-    run = Run(Path("r"), metrics={"after": {"mia/auc": 0.5, "model_utility": 0.6, "forget/probability": 0.1}})
-    groups = {group["name"]: group["rows"] for group in scores(run)}
-    assert list(groups) == ["Forget", "Overall", "Others"]
-    assert groups["Others"][0]["label"] == "mia/auc"
-    assert groups["Forget"][0]["cells"] == {"before": "–", "after": "0.100", "retrained": "–"}
+def test_a_figure_has_the_interval_after_training():
+    key = "forget/rougeL_recall"
+    run = Run(Path("r"), metrics={"after": {key: 0.1}}, intervals={"after": {key: (0.08, 0.125)}})
+    assert figures(run)[0]["interval"] == "0.080 to 0.125"
+    assert figures(Run(Path("r"), metrics=run.metrics))[0]["interval"] == ""
+
+
+def test_balance_has_the_three_scores_and_their_mean():
+    parts = ("memorization", "privacy", "utility", "harmonic_mean")
+    values = {f"unlearning_score/{part}": place / 10 for place, part in enumerate(parts, 1)}
+    found = balance(Run(Path("r"), metrics={"before": {"unlearning_score/utility": 1.0}, "after": values}))
+    labels = ["Memorisation", "Privacy", "Utility", "Harmonic mean of the three"]
+    assert [(one["label"], one["values"]["after"]) for one in found] == list(
+        zip(labels, [0.1, 0.2, 0.3, 0.4], strict=True)
+    )
+    assert found[2]["values"]["before"] == 1.0
+    assert balance(Run(Path("r"), metrics={"after": {"model_utility": 0.5}})) == []
+
+
+def test_what_could_not_be_computed_says_what_it_needs():
+    needed = {"after": {"unlearning_score/privacy": "a holdout"}, "before": {"unlearning_score/utility": "more"}}
+    assert missing(Run(Path("r"), missing=needed)) == [("Privacy", "a holdout")]
+
+
+def test_failures_are_named_with_their_question_where_it_is_known():
+    row = {"stage": "after", "set": "forget", "index": 3, "question": "Q" * 500}
+    failed = [{"set": "forget", "index": 3, "why": "NaN"}, {"set": "mine", "index": 0, "why": "too long"}]
+    found = failures(Run(Path("r"), samples={"after": [row]}, failed={"after": failed}))
+    assert found[0] == {"stage": "after", "set": "Forget", "index": "3", "why": "NaN", "question": "Q" * 160 + "…"}
+    assert (found[1]["set"], found[1]["question"]) == ("mine", "")
+    assert failures(Run(Path("r"))) == []
 
 
 def test_cost_from_the_card():

@@ -21,6 +21,10 @@ SUBSTITUTES = {"cosine_similarity": "bag-of-words cosine"}
         ("closer_look/forget_efficacy", SUBSTITUTES, "Forget efficacy (with substitutes)"),
         ("model_utility", SUBSTITUTES, "Model utility (TOFU)"),  # rests on no judge
         ("forget/something_new", {}, "something_new"),
+        ("privacy/loss_auc", {}, "LOSS: AUC"),
+        ("privacy/mine_closeness", {}, "mine: closeness to the retrained model"),
+        ("privacy/priv_leak", {}, "PrivLeak (percent, best at 0)"),
+        ("privacy/else", {}, "else"),
     ],
 )
 def test_a_substitute_never_bears_the_papers_name(key, substitutes, label):
@@ -34,6 +38,26 @@ def test_a_substitute_never_bears_the_papers_name(key, substitutes, label):
         ("retain/rougeL_recall", "higher"),
         ("forget/truth_ratio", "higher"),
         ("forget_quality", "higher"),
+        ("forgotten_2/extraction_strength", "lower"),
+        ("retain/extraction_strength", "higher"),
+        ("holdout/probability", ""),
+        ("forget/predictive_entropy", ""),
+        ("forget/something_new", ""),
+        ("privacy/loss_auc", ""),
+        ("privacy/loss_closeness", "higher"),
+        ("privacy/priv_leak", ""),
+        ("unlearning_score/harmonic_mean", "higher"),
+        ("general_ability/arc_easy/acc_norm", "higher"),
+        ("general_ability/gsm8k/exact_match (strict-match)", "higher"),
+        ("general_ability/wikitext/word_perplexity", ""),
+        ("general_ability/wmdp_bio/acc", "lower"),
+        ("muse/verbatim_memorization", "lower"),
+        ("muse/utility", "higher"),
+        ("muse/priv_leak", ""),
+        ("rwku/forget_adversarial", "lower"),
+        ("rwku/neighbor_mean", "higher"),
+        ("lume/retain_task1_completion", "higher"),
+        ("lume/mia_auc", ""),
     ],
 )
 def test_better(key, direction):

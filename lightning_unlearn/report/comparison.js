@@ -1,0 +1,33 @@
+"use strict";
+// Makes the columns of the leaderboard sortable; without this script it stays the table that it is.
+const table = document.querySelector("table.sortable");
+const body = table.tBodies[table.tBodies.length - 1]; // the runs; the models that they are compared with stay above
+
+const content = (row, place) => row.cells[place].dataset.value ?? row.cells[place].textContent.trim();
+
+function compare(one, other) {
+  return isNaN(one) || isNaN(other) ? one.localeCompare(other, undefined, { numeric: true }) : one - other;
+}
+
+function sort(head) {
+  const place = head.cellIndex;
+  const turn = { ascending: "descending", descending: "ascending" };
+  const order = turn[head.ariaSort] ?? (head.dataset.aim === "higher" ? "descending" : "ascending"); // the best first
+  for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+  head.ariaSort = order;
+  const sign = order === "ascending" ? 1 : -1;
+  const rows = [...body.rows].sort((a, b) => {
+    const [one, other] = [content(a, place), content(b, place)];
+    return (one === "") - (other === "") || sign * compare(one, other); // what is missing stays below
+  });
+  body.append(...rows);
+}
+
+for (const head of table.tHead.rows[0].cells) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...head.childNodes);
+  button.addEventListener("click", () => sort(head));
+  head.append(button);
+}
+document.getElementById("sorting").hidden = false;

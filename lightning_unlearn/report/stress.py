@@ -1,0 +1,162 @@
+"""The section of a report on stress tests: what attacks brought back, as sentences, curves and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning_unlearn.report.plots import Line, line_chart
+from lightning_unlearn.report.words import number, percent
+
+Content = Mapping[str, Any]  # of a file of `stress/`, see `lightning_unlearn.attacks.results`
+TITLES = {
+    "relearning_forget": "Relearning some of the rows",
+    "relearning_related": "Fine-tuning on related rows",
+    "relearning_unrelated": "Fine-tuning on unrelated rows",
+    "quantization": "Coarser weights",
+    "quantization_nf4": "Coarser weights (NF4)",
+    "paraphrases": "The question in other words",
+    "prefixes": "Instructions around the question",
+    "in_context_hints": "Hints before the question",
+    "best_of_n": "The best of many samples",
+    "layer_probe": "Hidden states of each layer",
+}
+STAGES = {"start": "before", "unlearned": "after", "retrained": "retrained"}
+COUNTS = ("steps", "samples")  # of more and more effort: a curve; of the others a map
+CHANCE = {"forget/true_above_wrong": 0.5}  # of a score that no knowledge is no 0 of
+
+
+def section(stress: Mapping[str, Content]) -> dict[str, Any] | None:
+    """What the section shows; None where no attack was made."""
+    ordered = sorted(stress, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
+    found = {name: stress[name] for name in ordered if stress[name].get("curves", {}).get("unlearned")}
+    if not found:
+        return None
+    return {
+        "sentence": sentence(found),
+        "exposed": any((of.get("recovered") or {}).get("verdict") == "exposed" for of in found.values()),
+        "rows": [_row(name, content) for name, content in found.items()],
+        "plots": [chart(name, of) for name, of in found.items() if of["x"]["name"] in COUNTS],
+        "maps": [heat(name, of) for name, of in found.items() if of["x"]["name"] not in COUNTS],
+        "failures": [(title(name), STAGES[model]) for name, of in found.items() for model in of.get("failed", {})],
+    }
+
+
+def sentence(stress: Mapping[str, Content]) -> str:
+    """How many attacks bring back how much, the strongest first."""
+    known = {name: of["recovered"] for name, of in stress.items() if of.get("recovered")}
+    if not known:
+        return "How much the attacks bring back cannot be told without a starting model that knew the rows."
+    exposed = sorted((name for name in known if known[name]["verdict"] == "exposed"), key=lambda n: -known[n]["share"])
+    share = percent(next(iter(known.values()))["threshold"])
+    attacks = f"{len(known)} attacks" if len(known) > 1 else "one attack"
+    if not exposed:
+        return f"Under {attacks} the model holds: none surely brings back {share} of what was known.{_beside(known)}"
+    worst = known[exposed[0]]
+    lead = f"{len(exposed)} of {attacks}" if len(known) > 1 else "the attack"
+    some = "bring" if len(exposed) > 1 else "brings"
+    where = f"{title(exposed[0]).lower()}, {point(stress[exposed[0]], worst['at'])}"
+    return (
+        f"The model is exposed: {lead} {some} back {share} or more of what was known, the strongest "
+        f"{_share(worst['share'])} of it ({where}).{_beside(known)}"
+    )
+
+
+def _beside(known: Mapping[str, Content]) -> str:
+    """What the same attacks do to a model that never knew the rows."""
+    shares = [of["retrained"] for of in known.values() if of.get("retrained") is not None]
+    if not shares:
+        return ""
+    return f" In the retrained model they raise what it shows by at most {_share(max(shares))} of that."
+
+
+def told(recovered: Content | None, x_name: str) -> str:
+    """What one attack brought back.
+
+    >>> told({"verdict": "exposed", "share": 0.5, "at": 10}, "steps")
+    'exposed: 50% of what was known comes back (steps: 10)'
+    """
+    if recovered is None:
+        return "how much came back cannot be told without a starting model that knew the rows"
+    verdict, share = recovered["verdict"], _share(recovered["share"])
+    return f"{verdict}: {share} of what was known comes back ({x_name}: {recovered['at']})"
+
+
+def _share(share: float) -> str:
+    return "all" if share >= 1 else percent(share) if share > 0 else "nothing"
+
+
+def title(name: str) -> str:
+    """Name of an attack for readers; of one that is not ours its own.
+
+    >>> title("layer_probe"), title("my_attack")
+    ('Hidden states of each layer', 'My attack')
+    """
+    return TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def point(content: Content, x: Any) -> str:
+    """Name of a point for readers.
+
+    >>> [point({"x": {"name": name}}, x) for name, x in (("layer", 3), ("steps", 20), ("steps", 1), ("prompt", "exam"))]
+    ['layer 3', '20 steps', '1 step', 'exam']
+    """
+    if isinstance(x, str):
+        return x
+    name = content["x"]["name"]
+    return f"{name} {x}" if name == "layer" else f"{x} {name.removesuffix('s') if x == 1 else name}"
+
+
+def chart(name: str, content: Content) -> dict[str, Any]:
+    """The judged score of every model against the effort."""
+    key = content["judged"]
+    lines = [
+        Line(stage.capitalize(), stage, [(float(p["x"]), p[key]) for p in content["curves"][model] if key in p])
+        for model, stage in STAGES.items()
+        if content["curves"].get(model)
+    ]
+    ends = "; ".join(f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in lines)
+    score, x_name = content["scores"][key], content["x"]["name"]
+    plot = line_chart(lines, y_label=score, label=f"{title(name)}: {ends}", unit_range=True, x_label=x_name)
+    return {"title": title(name), "svg": plot, "legend": [(line.name, line.css) for line in lines]}
+
+
+def heat(name: str, content: Content) -> dict[str, Any]:
+    """A map of the judged score: a line for each model, a column for each point."""
+    key = content["judged"]
+    xs = [p["x"] for p in content["curves"]["unlearned"]]
+    lines = []
+    for model, stage in STAGES.items():
+        if content["curves"].get(model):
+            values = {p["x"]: p.get(key) for p in content["curves"][model]}
+            lines.append((stage.capitalize(), [_cell(values.get(x), CHANCE.get(key, 0.0)) for x in xs]))
+    return {
+        "title": title(name),
+        "score": content["scores"][key],
+        "columns": [point(content, x) for x in xs],
+        "lines": lines,
+    }
+
+
+def _cell(value: float | None, chance: float) -> tuple[str, float | None]:
+    """A value as text, and its strength of colour in [0, 1]."""
+    return number(value, 2), None if value is None else min(1.0, max(0.0, (value - chance) / (1 - chance)))
+
+
+def _row(name: str, content: Content) -> dict[str, Any]:
+    """A line of the table: what was shown without and with the attack, and what came back."""
+    key, recovered = content["judged"], content.get("recovered")
+    plain = content["curves"]["unlearned"][0].get(key)
+    worst = None if recovered is None else recovered["at"]
+    attacked = [_value(content["curves"].get(model, ()), key, worst) for model in ("unlearned", "retrained")]
+    return {
+        "title": title(name),
+        "at": "–" if recovered is None else point(content, worst),
+        "cells": [number(value) for value in (plain, *attacked)],
+        "share": "–" if recovered is None else percent(recovered["share"]),
+        "verdict": "" if recovered is None else recovered["verdict"],
+    }
+
+
+def _value(points: Sequence[Content], key: str, x: Any) -> float | None:
+    return next((p.get(key) for p in points if p["x"] == x), None)
