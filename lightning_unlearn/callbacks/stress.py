@@ -22,7 +22,8 @@ class Stress(FitBegin):
 
     At each check the largest score over the points of an attack is logged as "stress/<attack>/<score>", which
     checkpoints and early stopping may monitor. The starting model is attacked as well, so that the report can say how
-    much comes back; `lightning-unlearn stress` adds a retrained model later, and measures again nothing that is there.
+    much comes back; `lightning-unlearn stress` adds a retrained model later, and measures again only what adapters were
+    merged into.
     With several processes each makes the same attack, and they share out the rows that are asked.
 
     Args:

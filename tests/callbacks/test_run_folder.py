@@ -245,7 +245,10 @@ def test_overwrite_starts_over(tmp_path, source, tokenizer):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "reference_cache/ab").mkdir(parents=True)
     (tmp_path / "reference_cache/ab/cd.values").write_text("made before this fit, and read by it")
+    (tmp_path / "stress").mkdir()
+    (tmp_path / "stress/quantization.json").write_text("{}")
     fit(tmp_path, source, tokenizer, RunFolder(overwrite=True), epochs=1)
+    assert not (tmp_path / "stress").exists()
     assert (tmp_path / "reference_cache/ab/cd.values").exists()
     assert card(tmp_path)["steps"] == 4
     assert [step for step, _ in read_run(tmp_path).curves["train/loss"]] == [0, 1, 2, 3]  # not those of the first run

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
+from lightning_unlearn.attacks.exam import Exam
 from lightning_unlearn.attacks.quantization import Quantization
 from lightning_unlearn.attacks.relearning import Relearning
 from lightning_unlearn.callbacks.run_folder import RunFolder
@@ -17,6 +18,7 @@ from lightning_unlearn.models import load_causal_lm
 from lightning_unlearn.objectives.gradient_difference import GradientDifference
 from lightning_unlearn.report.runs import read_curves
 from lightning_unlearn.strategy import ShardedStrategy
+from lightning_unlearn.stress import stress
 from tests.attacks.exams import FORGET, RETAIN
 from tests.quiet import QUIET
 from tests.ranks import spawn
@@ -39,15 +41,15 @@ def attacks() -> list:
 
 
 def test_start_checks_and_end(tiny_model_dir, tmp_path):
-    stress = Stress(attacks(), every_n_steps=2, max_new_tokens=4)
+    callback = Stress(attacks(), every_n_steps=2, max_new_tokens=4)
     logger = CSVLogger(tmp_path, name="logs")
-    trainer, objective = fit(tiny_model_dir(), tmp_path, stress, RunFolder(), logger=logger, log_every_n_steps=1)
+    trainer, objective = fit(tiny_model_dir(), tmp_path, callback, RunFolder(), logger=logger, log_every_n_steps=1)
     found = {file.stem: json.loads(file.read_text()) for file in (tmp_path / "stress").iterdir()}
     assert set(found) == {"quantization", "relearning_forget"}
     for attack in attacks():
         content = found[attack.name]
         for name, model in (("start", load_causal_lm(tiny_model_dir())), ("unlearned", objective.model)):
-            expected = [{"x": x, **scores()} for x, scores in attack.points(model, stress._exam(trainer))]
+            expected = [{"x": x, **scores()} for x, scores in attack.points(model, callback._exam(trainer))]
             for point, measured in zip(expected, content["curves"][name], strict=True):
                 assert measured == pytest.approx(point)
     curves = read_curves(list(tmp_path.glob("logs/*/metrics.csv")))
@@ -57,6 +59,15 @@ def test_start_checks_and_end(tiny_model_dir, tmp_path):
     assert points[-1][1] == pytest.approx(max(point[PROBABILITY] for point in unlearned[1:]))
     assert "Stress tests" in (tmp_path / "report.html").read_text()
     assert f"stress/relearning_forget/{RECALL}" in trainer.callback_metrics
+
+
+def test_the_command_goes_on_from_what_the_callback_measured(tiny_model_dir, tmp_path, monkeypatch):
+    fit(tiny_model_dir(), tmp_path, Stress(attacks(), max_new_tokens=4), RunFolder())
+    monkeypatch.setattr(Exam, "ask", lambda *arguments: pytest.fail("measured again"))
+    data = UnlearningRecords(forget=FORGET, retain=RETAIN, tokenizer=tiny_model_dir())
+    found = stress(tmp_path, attacks=attacks(), data=data, start=str(tiny_model_dir()), max_new_tokens=4)
+    assert [list(results.curves) for results in found] == [["unlearned", "start"]] * 2
+    assert not any(results.failed for results in found)
 
 
 def test_training_goes_on_as_without_it(tiny_model_dir, tmp_path):
