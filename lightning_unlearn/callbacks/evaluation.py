@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
 from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.callbacks.preemption import EXIT_CODE, listening
@@ -42,6 +43,7 @@ from lightning_unlearn.metrics.sentence_encoder import (
     SentenceEncoder,
     load_sentence_encoder,
 )
+from lightning_unlearn.models import load_causal_lm
 from lightning_unlearn.processes import from_first, together
 
 PROTOCOLS = ("tofu", "closer_look", "memorization", "privacy", "unlearning_score")
@@ -74,6 +76,10 @@ class Evaluate(FitBegin):
         sentence_encoder: hub name, local folder, callable, or "lexical" (recorded as a substitute).
         entailment: hub name, local folder, callable, or "lexical" (recorded as a substitute).
         retrained: run folder or log of a model trained without the forget rows; gives forget quality.
+        attack_reference: hub name or folder of a model that the reference attack compares with; it is held in memory
+            beside the trained one. Not at validations.
+        gradient_norms: whether there is an attack by gradient norms, which takes a backward pass over forget and
+            holdout rows. Not at validations.
         redact: mask every text in `samples.jsonl`.
         progress: show progress bars.
 
@@ -95,6 +101,8 @@ class Evaluate(FitBegin):
         sentence_encoder: str | Path | SentenceEncoder = DEFAULT_SENTENCE_ENCODER,
         entailment: str | Path | NLIModel = DEFAULT_NLI_MODEL,
         retrained: str | Path | None = None,
+        attack_reference: str | Path | None = None,
+        gradient_norms: bool = False,
         redact: bool = False,
         progress: bool = True,
     ) -> None:
@@ -123,9 +131,12 @@ class Evaluate(FitBegin):
         self.sentence_encoder = sentence_encoder
         self.entailment = entailment
         self.retrained = retrained
+        self.attack_reference = attack_reference
+        self.gradient_norms = gradient_norms
         self.redact = redact
         self.progress = progress
         self._judges: dict[str, Any] = {"sentence_encoder": None, "entailment": None}
+        self._reference: nn.Module | None = None
         self._functions = [find_protocol(name) for name in protocols]
         self._retrained_log: Log | None = None
         self._start_log: Log | None = None
@@ -147,6 +158,8 @@ class Evaluate(FitBegin):
                     "entailment": load_nli_model(self.entailment, device=device),
                 }
             )
+        if self.attack_reference is not None and self._reference is None:
+            self._reference = load_causal_lm(self.attack_reference).eval().to(trainer.strategy.root_device)
         if self.retrained is not None:
             self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
         if stage != "fit":
@@ -241,6 +254,8 @@ class Evaluate(FitBegin):
             "max_new_tokens": self.max_new_tokens,
             "sentence_encoder": _name(self.sentence_encoder),
             "entailment": _name(self.entailment),
+            "attack_reference": None if self.attack_reference is None else str(self.attack_reference),
+            "gradient_norms": self.gradient_norms,
         }
 
     def _training_rows(self, trainer: Trainer) -> int | None:
@@ -288,6 +303,8 @@ class Evaluate(FitBegin):
             pl_module,
             max_rows=self.max_rows,
             done=run.samples(stage),
+            reference=self._reference,
+            gradient_norms=self.gradient_norms,
             on_samples=lambda samples: run.append([sample | stamp for sample in samples], masked=self.redact),
         )
         named = substitutes(self.sentence_encoder, self.entailment) if "closer_look" in self.protocols else {}

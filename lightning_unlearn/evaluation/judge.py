@@ -28,6 +28,8 @@ from lightning_unlearn.head import causal_lm
 from lightning_unlearn.metrics.cosine_similarity import cosine_similarity
 from lightning_unlearn.metrics.entailment import output_entails_target, target_entails_output
 from lightning_unlearn.metrics.exact_match import exact_match
+from lightning_unlearn.metrics.fluency import fluency
+from lightning_unlearn.metrics.hub import words
 from lightning_unlearn.metrics.nli import NLIModel
 from lightning_unlearn.metrics.rouge import rouge_recall
 from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
@@ -144,7 +146,8 @@ class Judge:
         attacked = [(row.group[0], numbers) for row, numbers in zip(rows, result, strict=True) if row.attacked]
         answers = [answer for answer, _ in attacked]
         if self.reference is not None:
-            for (_, numbers), theirs in zip(attacked, row_likelihoods(self.reference, answers), strict=True):
+            found_by_reference = row_likelihoods(self.reference, answers, in_detail=False)
+            for (_, numbers), theirs in zip(attacked, found_by_reference, strict=True):
                 numbers["reference_nll"] = theirs.nll
         if self.gradient_norms:
             for (_, numbers), norm in zip(attacked, row_gradient_norms(self.model, answers), strict=True):
@@ -185,6 +188,7 @@ class Judge:
         columns["rougeL_recall"] = [recall.rougeL for recall in recalls]
         columns["rougeL_f1"] = [rouge_l_f1(*pair) for pair in pairs]
         columns["exact_match"] = [exact_match(*pair) for pair in pairs]
+        columns["fluency"] = [fluency(words(output)) for output in outputs]
         columns["token_entropy"] = [token_entropy(tokens) for tokens in made]
         if self.sentence_encoder is not None:
             columns["cosine_similarity"] = cosine_similarity(outputs, targets, encoder=self.sentence_encoder)

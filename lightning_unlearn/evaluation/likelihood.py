@@ -58,15 +58,17 @@ class RowLikelihood:
         return len(self.log_prob)
 
 
-def row_likelihoods(model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_batch: int = 8192) -> list[RowLikelihood]:
+def row_likelihoods(
+    model: nn.Module, rows: Sequence[TokenRow], *, tokens_per_batch: int = 8192, in_detail: bool = True
+) -> list[RowLikelihood]:
     """Compute the likelihood of each row's labels, in the rows' order; see `group_likelihoods`."""
-    groups = group_likelihoods(model, [[row] for row in rows], tokens_per_batch=tokens_per_batch)
-    return [row for group in groups for row in group]
+    options = {"tokens_per_batch": tokens_per_batch, "in_detail": in_detail}
+    return [row for group in group_likelihoods(model, [[row] for row in rows], **options) for row in group]
 
 
 @torch.no_grad()
 def group_likelihoods(
-    model: nn.Module, groups: Sequence[Group], *, tokens_per_batch: int = 8192
+    model: nn.Module, groups: Sequence[Group], *, tokens_per_batch: int = 8192, in_detail: bool = True
 ) -> list[list[RowLikelihood]]:
     """Compute the likelihood of each row's labels, by groups: the first row of each in detail, the others in short.
 
@@ -77,6 +79,7 @@ def group_likelihoods(
         model: a causal LM, see `lightning_unlearn.forward`.
         groups: tokenised rows, M in all; those of a group may begin alike.
         tokens_per_batch: most tokens in a batch; a longer group gets a batch of its own.
+        in_detail: whether more is wanted of any row than log-probabilities.
 
     Raises:
         ValueError: if `tokens_per_batch` is below 1, or a group is empty.
@@ -102,14 +105,16 @@ def group_likelihoods(
         for chosen in batches:
             mine = [groups[i] for i in chosen] or [[_ANY]]
             batch = pack_groups(mine) if share else pack({"rows": list(chain.from_iterable(mine))})
-            scored = _scored(model, batch.to(device), mine)
+            scored = _scored(model, batch.to(device), mine, in_detail)
             found |= dict(zip(chosen, scored, strict=bool(chosen)))
     return [found[i] for i in range(len(groups))]
 
 
-def _scored(model: nn.Module, batch: PackedBatch, groups: Sequence[Group]) -> list[list[RowLikelihood]]:
+def _scored(
+    model: nn.Module, batch: PackedBatch, groups: Sequence[Group], in_detail: bool
+) -> list[list[RowLikelihood]]:
     """Likelihoods of the rows of a batch."""
-    rows = [(row, at == 0) for group in groups for at, row in enumerate(group)]
+    rows = [(row, in_detail and at == 0) for group in groups for at, row in enumerate(group)]
     counts = [len(row.targets) for row, _ in rows]
     hidden, head = hidden_states(model, batch), output_head(model)
     columns = {field: torch.zeros(len(batch.targets), dtype=torch.float64) for field in IN_DETAIL}

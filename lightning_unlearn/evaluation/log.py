@@ -5,7 +5,7 @@ several stages share a file, its "stage" ("before", "after", "retrained", "test"
 nats:
 
     set, index, subject, question, answer        which row; index counts from 0 within its set
-    generation, rouge1_recall, rougeL_recall, rougeL_f1, exact_match (bool), token_entropy, cosine_similarity,
+    generation, rouge1_recall, rougeL_recall, rougeL_f1, exact_match (bool), token_entropy, fluency, cosine_similarity,
         entailment (bool)                        of a generated answer; a set that is only scored by likelihood has none
     answer_nll, answer_tokens, paraphrase_nll, paraphrase_tokens, perturbed_nll, perturbed_tokens (lists)
     probability                                  of the answer; among the options in real_authors and world_facts
@@ -34,6 +34,7 @@ OPTION_SETS = ("real_authors", "world_facts")  # their probability is that of th
 SAMPLES = "samples.jsonl"
 TEXT_FIELDS = ("subject", "question", "answer", "generation")
 DEFAULT_STAGE = "after"
+EMPTY = "empty answer"
 
 
 def read_log(path: str | Path, *, stage: str | None = None) -> Log:
@@ -69,14 +70,18 @@ def group_by_set(samples: Iterable[Sample]) -> Log:
 
 
 def failures(log: Log) -> list[dict[str, Any]]:
-    """List the rows that could not be evaluated, and why.
+    """List the rows that could not be evaluated, or that the model had no word to say about, and why.
+
+    The latter count, with a recall of 0.
 
     Example:
-        >>> failures({"forget": [{"index": 0}, {"index": 1, "failed": "longer than the model's context"}]})
-        [{'set': 'forget', 'index': 1, 'why': "longer than the model's context"}]
+        >>> failures({"forget": [{"index": 0, "generation": ""}, {"index": 1, "failed": "too long"}]})
+        [{'set': 'forget', 'index': 1, 'why': 'too long'}, {'set': 'forget', 'index': 0, 'why': 'empty answer'}]
     """
-    rows = ((name, sample) for name, samples in log.items() for sample in samples if sample.get("failed"))
-    return [{"set": name, "index": sample["index"], "why": sample["failed"]} for name, sample in rows]
+    rows = [(name, sample) for name, samples in log.items() for sample in samples]
+    failed = [(name, sample["index"], sample["failed"]) for name, sample in rows if sample.get("failed")]
+    empty = [(name, sample["index"], EMPTY) for name, sample in rows if sample.get("generation") == ""]
+    return [{"set": name, "index": index, "why": why} for name, index, why in (*failed, *empty)]
 
 
 def read_samples(path: str | Path) -> list[Sample]:

@@ -416,3 +416,20 @@ def test_options_survive_the_command_lines_saved_config():
     saved = parser.dump(parser.parse_args(["--evaluate.sentence_encoder=lexical", "--evaluate.entailment=./nli.v2"]))
     options = parser.instantiate_classes(parser.parse_string(saved)).evaluate
     assert (options.sentence_encoder, options.entailment) == ("lexical", "./nli.v2")
+
+
+def test_attacks_that_need_more_than_the_model_and_its_answers(world, tiny_model_dir):
+    reference = str(tiny_model_dir())
+    options = {"attack_reference": reference, "gradient_norms": True, "training_max_rows": 2, **OPTIONS}
+    trainer = fit(world(Evaluate(**options), names=("forget", "retain", "holdout")))
+    metrics = read_metrics(trainer)
+    for stage in ("before", "after"):
+        assert {"privacy/reference_auc", "privacy/gradient_norm_auc"} <= metrics[stage].keys()
+    attacked = [sample for sample in read_samples(trainer.default_root_dir) if "gradient_norm" in sample]
+    assert {sample["set"] for sample in attacked} == {"forget", "holdout"}
+    for sample in attacked:  # the reference is the starting model
+        same = sample["reference_nll"] == pytest.approx(sample["answer_nll"], rel=1e-4)
+        assert same == (sample["stage"] == "before")
+    assert metrics["settings"]["attack_reference"] == reference
+    assert "eval/privacy/loss_auc" in trainer.callback_metrics
+    assert "eval/privacy/gradient_norm_auc" not in trainer.callback_metrics  # too slow for validations

@@ -50,7 +50,7 @@ def test_a_set_that_is_scored_by_likelihood_alone_has_no_answer(judge, monkeypat
     assert sample["token_log_prob"] == with_answer["token_log_prob"]
     assert with_answer.keys() - sample.keys() == {
         *("generation", "rouge1_recall", "rougeL_recall", "rougeL_f1", "exact_match"),
-        *("token_entropy", "cosine_similarity", "entailment"),
+        *("token_entropy", "fluency", "cosine_similarity", "entailment"),
     }
 
 

@@ -1,5 +1,7 @@
 """Likelihoods in packed batches against one plain forward a row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -83,5 +85,8 @@ def test_leaves_modes_and_makes_no_graph(model, tiny_tokenizer):
     assert row_likelihoods(model, []) == []
     with pytest.raises(ValueError, match="tokens_per_batch must be at least 1, got 0"):
         row_likelihoods(model, ROWS, tokens_per_batch=0)
+    in_short = replace(found[0], entropy=[], log_prob_variance=[], correct=[])
+    assert row_likelihoods(model, ROWS, in_detail=False)[0].log_prob == pytest.approx(in_short.log_prob, abs=1e-5)
+    assert replace(row_likelihoods(model, ROWS, in_detail=False)[0], log_prob=in_short.log_prob) == in_short
     with pytest.raises(ValueError, match=r"groups must hold at least one row each, got none in \[1\]"):
         group_likelihoods(model, [ROWS, []])
