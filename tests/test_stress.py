@@ -41,7 +41,7 @@ def world(tiny_model_dir, tmp_path_factory) -> Path:
         save_model(taught(source, records, steps=100), data.tokenizer, folder / name)
     shutil.copytree(folder / "retrained", folder / "run/model")
     method = {"class": "NPO", "hyperparameters": {"model": str(folder / "start")}}
-    card = {"format": "lightning-unlearn run 1", "method": method, "data": data_settings(data), "finished": True}
+    card = {"method": method, "data": data_settings(data), "finished": True}
     (folder / "run/run_card.json").write_text(json.dumps(card))
     return folder
 

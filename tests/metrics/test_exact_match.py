@@ -15,5 +15,5 @@ def test_metric_is_the_share_of_rows():
     metric.update(["a", "b"], ["A", "c"])
     metric.update(["d"], ["d"])
     assert metric.compute().item() == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         metric.update(["a"], ["a", "b"])
