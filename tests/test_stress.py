@@ -19,6 +19,7 @@ from lightning_unlearn.models import save_model
 from lightning_unlearn.purge import purge
 from lightning_unlearn.stress import stress
 from tests.attacks.exams import FORGET, RETAIN, taught
+from tests.report.fake_run import CARD
 
 
 def lines(records) -> str:
@@ -41,7 +42,7 @@ def world(tiny_model_dir, tmp_path_factory) -> Path:
         save_model(taught(source, records, steps=100), data.tokenizer, folder / name)
     shutil.copytree(folder / "retrained", folder / "run/model")
     method = {"class": "NPO", "hyperparameters": {"model": str(folder / "start")}}
-    card = {"method": method, "data": data_settings(data), "finished": True}
+    card = CARD | {"method": method, "data": data_settings(data), "finished": True}
     (folder / "run/run_card.json").write_text(json.dumps(card))
     return folder
 
