@@ -1,6 +1,6 @@
 """Protocols by name: a protocol is a module of this package, or a function anywhere, that makes scores of a log.
 
-`scores(log)` may also take `retained_log`, of a model trained without the forget rows, and `start_log`, of the model
+`scores(log)` may also take `retrained_log`, of a model trained without the forget rows, and `start_log`, of the model
 before unlearning, under these names; it returns what the logs allow.
 """
 
