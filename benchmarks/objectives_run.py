@@ -5,31 +5,23 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import torch
 import transformers
-from scipy.stats import mannwhitneyu
 from torch import nn
 
 from benchmarks.objectives_cases import ObjectiveCase
 from lightning_unlearn.callbacks.throughput import peak_memory_gb
-from lightning_unlearn.data.authors.people import TOPICS
-from lightning_unlearn.data.fictitious import FictitiousAuthors
 from lightning_unlearn.data.module import UnlearningDataModule
-from lightning_unlearn.data.records import Record
 from lightning_unlearn.demo import EVALUATION, learn, tokenised_data
-from lightning_unlearn.evaluation import closer_look, tofu
-from lightning_unlearn.evaluation.likelihood import row_likelihoods
+from lightning_unlearn.evaluation import closer_look, privacy, tofu
 from lightning_unlearn.evaluation.log import write_log
 from lightning_unlearn.evaluation.run import evaluate
 from lightning_unlearn.json_lines import write_lines
 from lightning_unlearn.models import load_causal_lm
-
-OTHER_WORLD = 1000  # added to the seed: authors that no model has met
 
 
 @dataclass(frozen=True)
@@ -129,40 +121,17 @@ def run(case: ObjectiveCase, setting: Setting) -> ObjectiveResult:
 def measure(model: nn.Module, source: UnlearningDataModule, setting: Setting) -> dict[str, float]:
     """Compute the scores of TOFU and "A Closer Look", and "mia_loss_auc".
 
-    That is the share of pairs of a forget row and a row about authors whom no model has met in which the forget row has
-    the lower mean NLL: 1 where it is remembered, 0.5 where it might never have been seen. What is measured first is the
-    retrained model, with which TOFU's forget quality compares all others.
+    That is the AUC of the LOSS attack between forget rows and rows about authors whom no model has met: 1 where those
+    are remembered, 0.5 where they might never have been seen. What is measured first is the retrained model, with which
+    TOFU's forget quality compares all others.
     """
-    kept, sets = setting.folder / "retrained/samples.jsonl", source.evaluation_sets()
-    log = evaluate(model, source.encoder, sets, max_rows=setting.max_rows, progress=False, **EVALUATION)
+    kept, options = setting.folder / "retrained/samples.jsonl", {"set_options": source.set_options(), **EVALUATION}
+    sets = source.evaluation_sets()
+    log = evaluate(model, source.encoder, sets, max_rows=setting.max_rows, progress=False, **options)
     if not kept.exists():
         write_log(log, kept)
     scores = tofu.scores(log, tofu.read_log(kept)) | closer_look.scores(log)
-    return {
-        **scores,
-        "mia_loss_auc": loss_attack(_nlls(model, source, sets["forget"]), _unseen(model, source, setting)),
-    }
-
-
-def loss_attack(seen: Sequence[float], unseen: Sequence[float]) -> float:
-    """Area under the ROC curve of the LOSS attack: how often a seen row's mean NLL is below an unseen one's.
-
-    >>> loss_attack([0.1, 2.0], [1.0, 3.0])
-    0.75
-    """
-    return 1 - float(mannwhitneyu(seen, unseen).statistic) / (len(seen) * len(unseen))
-
-
-def _unseen(model: nn.Module, source: UnlearningDataModule, setting: Setting) -> list[float]:
-    authors = -(-setting.forget_rows // len(TOPICS))
-    others = FictitiousAuthors(
-        authors=authors + 1, forget_authors=authors, world=OTHER_WORLD + setting.seed, tokenizer=source.tokenizer
-    )
-    return _nlls(model, source, others.records()["forget"][: setting.forget_rows])
-
-
-def _nlls(model: nn.Module, source: UnlearningDataModule, records: Sequence[Record]) -> list[float]:
-    return [row.nll / row.tokens for row in row_likelihoods(model, source.encoder.rows(records))]
+    return {**scores, "mia_loss_auc": privacy.attack_aucs(log)["loss"]}
 
 
 def _resident() -> float:

@@ -108,7 +108,8 @@ def demo(
     log = output / "retrained/samples.jsonl"
     if not all((output / name / "report.html").exists() for name in METHODS):
         retrained = load_causal_lm(output / "retrained/model").eval()
-        evaluate(retrained, source.encoder, source.evaluation_sets(), output=log, **EVALUATION)
+        asked = {"set_options": source.set_options(), **EVALUATION}
+        evaluate(retrained, source.encoder, source.evaluation_sets(), output=log, **asked)
     for number, (name, method) in enumerate(METHODS.items(), 3):
         console.rule(f"[bold]{number}/4  {method.title} makes the first forget")
         _unlearn(method, source, output / name, start=output / "start/model", retrained=log, redact=redact)
@@ -169,9 +170,12 @@ def tokenised_data(data: str, output: Path, *, forget_rows: int, retain_rows: in
     limits: dict[str, Any] = {"max_forget_rows": forget_rows, "max_retain_rows": retain_rows}
     if data == "fictitious":
         gone, kept = ceil(forget_rows / len(TOPICS)), ceil(retain_rows / len(TOPICS))
-        source = FictitiousAuthors(authors=gone + kept, forget_authors=gone, world=seed, **limits, **options)
+        source = FictitiousAuthors(
+            authors=gone + kept, forget_authors=gone, holdout_authors=gone, world=seed, **limits, **options
+        )
     else:
-        source = TOFU(forget="forget10", data=data, **limits, **options)
+        unseen: dict[str, Any] = {"holdout": "left_out", "max_holdout_rows": forget_rows}
+        source = TOFU(forget="forget10", data=data, **unseen, **limits, **options)
     if not (folder / "tokenizer.json").exists():
         texts = [f"{record.question}\n{record.answer}" for record in source.training_records()]
         train_tokenizer([*texts, *source.refusals()], vocab_size=VOCABULARY).save_pretrained(folder)
@@ -281,6 +285,9 @@ def _table(metrics: dict[str, dict[str, Any]]) -> Table:
         "closer_look/model_utility": "model utility",
         "model_utility": "model utility (TOFU)",
         "forget_quality": "forget quality (p)",
+        "unlearning_score/memorization": "score: memorisation",
+        "unlearning_score/privacy": "score: privacy",
+        "unlearning_score/utility": "score: utility",
     }
     models = {"start": first["before"], "retrained": first["retrained"]}
     models |= {METHODS[name].title: content["after"] for name, content in metrics.items()}

@@ -25,7 +25,7 @@ from lightning_unlearn.data.records import HOLDOUT, Record, check_disjoint, row_
 from lightning_unlearn.data.refusals import REFUSALS, RefusalRows
 from lightning_unlearn.data.requests import cut_evaluation, cut_records
 from lightning_unlearn.data.sampling import UnlearningLoader
-from lightning_unlearn.data.set_options import SetOptions
+from lightning_unlearn.data.set_options import LIKELIHOOD_ONLY, SetOptions
 from lightning_unlearn.data.share import ranks, trainer_options
 from lightning_unlearn.data.tokenization import Encoder
 from lightning_unlearn.data.unanswerable import QUESTIONS, UnanswerableRows
@@ -182,8 +182,11 @@ class UnlearningDataModule(LightningDataModule, ABC):
         return self._evaluation_sets
 
     def set_options(self) -> dict[str, SetOptions]:
-        """Return how the rows of evaluation sets are asked, for those that differ from the others."""
-        return {}
+        """Return how the rows of evaluation sets are asked, for those that differ from the others.
+
+        Rows of "holdout" are scored by likelihood alone, which is what membership attacks read.
+        """
+        return {HOLDOUT: LIKELIHOOD_ONLY}
 
     def refusals(self) -> list[str]:
         """Return what a model may answer instead."""

@@ -83,6 +83,7 @@ def test_holdout_authors_are_of_no_world_that_is_trained_on(tiny_tokenizer):
     sets = data.evaluation_sets()
     assert list(sets) == ["forget", "retain", "real_authors", "world_facts", "holdout"]
     assert len({record.subject for record in sets["holdout"]}) == 2
+    assert not data.set_options()["holdout"].generate  # attacks read likelihoods alone
     assert len(sets["holdout"]) == 40
     assert all(record.paraphrased_answer for record in sets["holdout"])
     trained = {row_key(record) for record in data.training_records()}
