@@ -220,7 +220,7 @@ def test_purge_leaves_what_is_retained_and_numbers(source, tmp_path):
 def test_a_discrimination_inside_a_run_is_purged_with_it(source, tmp_path):
     run = tmp_path / "run"
     discriminate(source, output=run / "rows", evaluator=PII())
-    (run / "run_card.json").write_text(json.dumps({"format": "lightning-unlearn run 1"}))
+    (run / "run_card.json").write_text(json.dumps(CARD))
     (run / "forget.jsonl").write_text("a file of the user")
     purge(run)
     assert {path.name for path in (run / "rows").iterdir()} == {"retain.jsonl", "discrimination.json"}

@@ -101,6 +101,7 @@ def on_two(model: Path, folder: Path) -> None:
         fit(model, folder / "sharded", Stress(attacks()), processes=2, strategy=ShardedStrategy(2, 1))
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(tiny_model_dir, tmp_path):
     fit(tiny_model_dir(), tmp_path / "one", Stress(attacks(), max_new_tokens=4))
     spawn(2, on_two, tiny_model_dir(), tmp_path / "two")
