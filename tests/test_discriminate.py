@@ -17,6 +17,7 @@ from lightning_unlearn.evaluators.known_answers import KnownAnswers
 from lightning_unlearn.evaluators.pii import PII
 from lightning_unlearn.evaluators.python_callable import PythonCallable
 from lightning_unlearn.purge import purge
+from tests.report.fake_run import CARD
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [
