@@ -225,6 +225,13 @@ def test_a_misspelt_score_to_rank_by_is_refused_before_training(world, tmp_path,
         fit(world(Evaluate(training_max_rows=0, max_rows=1, **OPTIONS), checkpoint))
 
 
+def test_a_score_that_no_validation_computes_cannot_be_ranked_by(world, tmp_path, monkeypatch):
+    checkpoint = ModelCheckpoint(tmp_path / "ckpt", monitor="eval/privacy/gradient_norm_auc")
+    monkeypatch.setattr(Module, "training_step", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="must be a score of .*, got 'eval/privacy/gradient_norm_auc'"):
+        fit(world(Evaluate(gradient_norms=True, **OPTIONS), checkpoint, names=("forget", "holdout")))
+
+
 def test_a_resumed_fit_keeps_before_and_a_fresh_one_starts_over(world, tmp_path, monkeypatch):
     last = ModelCheckpoint(tmp_path / "ckpt", filename="last", every_n_epochs=1)
     options = {"max_rows": 1, "training_max_rows": 0, **OPTIONS}
