@@ -80,7 +80,7 @@ def difference_intervals(
         values, others = scores(one), scores(other)
         return {key: value - others[key] for key, value in values.items() if key in others}
 
-    return intervals(differences, *_shared(log, earlier), resamples=resamples)
+    return intervals(differences, *_shared(log, earlier), resamples=resamples, level=level, seed=seed)
 
 
 def draws(logs: Sequence[Log | None], *, resamples: int, seed: int) -> Iterator[list[Log | None]]:

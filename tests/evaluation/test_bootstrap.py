@@ -68,6 +68,16 @@ def test_a_difference_is_that_of_paired_rows():
     assert (low, high) == pytest.approx((0.25, 0.25))
 
 
+def test_a_difference_has_the_level_and_the_draws_that_are_asked_for():
+    logs = made_log(40, seed=1), made_log(40)
+    wide, narrow, other = (
+        difference_intervals(probability, *logs, **options)["probability"]
+        for options in ({}, {"level": 0.5}, {"seed": 1})
+    )
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    assert other != wide
+
+
 def test_columns_are_read_once():
     reads = []
 
