@@ -83,6 +83,8 @@ def stress(
     found = [Results(attack, exam, output) for attack in _suitable(attacks, exam)]
     sources = {UNLEARNED: str(folder), START: _start(card) if start == OF_RUN else start, RETRAINED: retrained}
     given = {name: source for name, source in sources.items() if source is not None}
+    for name, source in given.items():  # one that cannot be loaded is told before hours of attacks on the others
+        _loaded(name, source, dtype, trust_remote_code)
     with tqdm(total=len(given) * len(found), desc="stress", unit="attack") as bar:
         for name, source in given.items():
             model = _loaded(name, source, dtype, trust_remote_code)
