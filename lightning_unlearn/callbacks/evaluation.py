@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
 from functools import partial
 from math import nan
@@ -161,9 +161,11 @@ class Evaluate(FitBegin):
                 }
             )
         if self.attack_reference is not None and self._reference is None:
-            self._reference = load_causal_lm(self.attack_reference).eval().to(trainer.strategy.root_device)
+            with _telling("attack_reference"):
+                self._reference = load_causal_lm(self.attack_reference).eval().to(trainer.strategy.root_device)
         if self.retrained is not None:
-            self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
+            with _telling("retrained"):
+                self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
         if stage != "fit":
             self._start_log = group_by_set(RunFiles(trainer).samples("before"))
 
@@ -366,6 +368,15 @@ class Evaluate(FitBegin):
             except EvaluationStopped as stopped:
                 rank_zero_info(f"SIGTERM: evaluation {stopped}")
                 raise SIGTERMException(EXIT_CODE) from None
+
+
+@contextmanager
+def _telling(argument: str) -> Iterator[None]:
+    """Within it a ValueError says which argument it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
 
 
 def _named(found: Mapping[str, float]) -> dict[str, float]:
