@@ -128,12 +128,14 @@ def _output(run: Path, folder: Path, output: Path | None) -> Path:
     """The folder that gets the results.
 
     Raises:
-        ValueError: if there is no model, or no run to put them into.
+        ValueError: if there is no model, no run to put them into, or a file in its place.
     """
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         raise ValueError(f"run must be a run folder with model/, or the folder of a model, got {str(run)!r}")
     if output is None and not ((run / CARD).is_file() or (run / METRICS).is_file()):
         raise ValueError(f"output must be given for a model that is in no run folder, got none for {str(run)!r}")
+    if output is not None and output.is_file():
+        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     return run if output is None else output
 
 

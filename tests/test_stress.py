@@ -140,6 +140,7 @@ def test_by_default_all_attacks_that_suit_the_rows(world, run, monkeypatch):
         (["--attacks", "Relearning", "--attacks.k", "few"], "attacks.k must be int, got 'few'"),
         (["--attacks", "Quantization", "--attacks.bits", "4"], "attacks.bits must be Sequence, got '4'"),
         (["--dtype", "float7", *TWO], "dtype must be the name of a floating-point dtype of torch, got 'float7'"),
+        (["--output", __file__, *TWO], "output must be a folder, got the file"),
         (["--attacks", "Prefix"], "attacks: unknown class 'Prefix'; did you mean 'Prefixes'"),
         (["--atacks", "Prefixes"], "unknown option '--atacks'; did you mean '--attacks'"),
     ],
