@@ -128,6 +128,8 @@ def _report(options: argparse.Namespace) -> None:
     from lightning_unlearn.continual import ABOUT as SEQUENCE
 
     alone = len(options.runs) == 1 and options.format == "html" and not options.columns
+    if alone and options.output:
+        raise UsageError(f"output is for a comparison, the report of one run lies in its folder; got {options.output}")
     if alone and (options.runs[0] / SEQUENCE).is_file():
         print(report.write_sequence(options.runs[0]))
     elif alone:

@@ -67,6 +67,12 @@ def load_causal_lm(
         if load_in_4bit and not is_four_bit(model):
             raise ValueError(f"load_in_4bit must be False for a ready module, got a {type(model).__name__}")
         return model
+    if (
+        isinstance(dtype, str)
+        and dtype != "auto"
+        and not getattr(getattr(torch, dtype, None), "is_floating_point", False)
+    ):
+        raise ValueError(f"dtype must be the name of a floating-point dtype of torch, got {dtype!r}")
     options = {"dtype": dtype or "auto", "use_safetensors": True, "trust_remote_code": trust_remote_code}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation

@@ -83,6 +83,8 @@ def stress(
     found = [Results(attack, exam, output) for attack in _suitable(attacks, exam)]
     sources = {UNLEARNED: str(folder), START: _start(card) if start == OF_RUN else start, RETRAINED: retrained}
     given = {name: source for name, source in sources.items() if source is not None}
+    for name, source in given.items():  # one that cannot be loaded is told before hours of attacks on the others
+        _loaded(name, source, dtype, trust_remote_code)
     with tqdm(total=len(given) * len(found), desc="stress", unit="attack") as bar:
         for name, source in given.items():
             model = _loaded(name, source, dtype, trust_remote_code)
@@ -126,12 +128,14 @@ def _output(run: Path, folder: Path, output: Path | None) -> Path:
     """The folder that gets the results.
 
     Raises:
-        ValueError: if there is no model, or no run to put them into.
+        ValueError: if there is no model, no run to put them into, or a file in its place.
     """
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         raise ValueError(f"run must be a run folder with model/, or the folder of a model, got {str(run)!r}")
     if output is None and not ((run / CARD).is_file() or (run / METRICS).is_file()):
         raise ValueError(f"output must be given for a model that is in no run folder, got none for {str(run)!r}")
+    if output is not None and output.is_file():
+        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
     return run if output is None else output
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
+_ABSTRACT = r"(?:- )?Expected an instantiatable class, but \S+ is abstract"
 _KEY = re.compile(r'[Pp]arser key "([^"]+)":?\s*')
 
 
@@ -81,7 +82,9 @@ def explain(message: str, known: Iterable[str] = ()) -> str:
         return (
             f"{key}: unknown class {found[1]!r}{did_you_mean(found[1], [name for name in known if name[0].isupper()])}"
         )
-    if re.search(r"Expected an instantiatable class, but \S+ is abstract", message):
+    if "Problem with given class_path" in message:  # a class is named, and one of its options is the mistake
+        message = re.sub(_ABSTRACT, "", message)
+    if re.search(_ABSTRACT, message):
         option = key or "the class"
         return f"{option} must be named before its options: --{option} CLASS, or a --config with it, comes first"
     absent = r"Problem with given class_path '([^']+)':\s*(No module named .+|module .+ has no attribute .+)$"
@@ -107,7 +110,8 @@ def _nearest_option(option: str, known: list[str]) -> str:
     """Suggest for the whole dotted name, else for its last or its first part, if that is no option of any class."""
     *outer, last = option.split(".")
     misspelt = [part for part in (last, *outer[:1]) if part not in known]
-    return did_you_mean(option, known) or next(filter(None, (did_you_mean(part, known) for part in misspelt)), "")
+    others = [name for name in known if name != last]  # of another class
+    return did_you_mean(option, others) or next(filter(None, (did_you_mean(part, known) for part in misspelt)), "")
 
 
 def _wrong_type(key: str, message: str) -> str:

@@ -68,6 +68,10 @@ def test_no_words_show_the_help(capsys):
         (["wash"], "unknown command 'wash'"),
         (["report"], "the following arguments are required: RUN"),
         (["purge", "run", "--dryrun"], "unrecognized arguments: --dryrun"),
+        (
+            ["report", "run", "--output", "x"],
+            "output is for a comparison, the report of one run lies in its folder; got x",
+        ),
         (["export", "run"], "the following arguments are required: --output"),
         (
             ["export", "run", "--output", "x", "--merge", "--adapter"],

@@ -133,8 +133,14 @@ def test_by_default_all_attacks_that_suit_the_rows(world, run, monkeypatch):
     ("words", "message"),
     [
         (["--start", "no/such"], "start: model must be the name or folder of a causal LM"),
+        (["--retrained", "no/such", *TWO], "retrained: model must be the name or folder of a causal LM"),
+        (["--batch_size", "0", *TWO], "batch_size must be at least 1, got 0"),
         (["--attacks", "Relearning", "--attacks.k", "6"], "k must leave forget rows that are not shown, got 6 of 6"),
         (["--attacks", "Prefixes", "--attacks", "Prefixes"], "attacks must differ by name, got prefixes twice"),
+        (["--attacks", "Relearning", "--attacks.k", "few"], "attacks.k must be int, got 'few'"),
+        (["--attacks", "Quantization", "--attacks.bits", "4"], "attacks.bits must be Sequence, got '4'"),
+        (["--dtype", "float7", *TWO], "dtype must be the name of a floating-point dtype of torch, got 'float7'"),
+        (["--output", __file__, *TWO], "output must be a folder, got the file"),
         (["--attacks", "Prefix"], "attacks: unknown class 'Prefix'; did you mean 'Prefixes'"),
         (["--atacks", "Prefixes"], "unknown option '--atacks'; did you mean '--attacks'"),
     ],
@@ -142,6 +148,7 @@ def test_by_default_all_attacks_that_suit_the_rows(world, run, monkeypatch):
 def test_mistakes_are_told_in_one_line(run, capsys, words, message):
     assert main(["stress", str(run), *words]) == 2
     assert message in capsys.readouterr().err
+    assert not (run / "stress").exists()  # told before any attack
 
 
 def test_a_folder_without_a_model(tmp_path, capsys):

@@ -122,6 +122,7 @@ KNOWN = ["--trainer.max_epochs", "trainer.max_epochs", "model", "--model", "forg
         (NESTED.format("the following arguments are required: r"), "missing --model.lora.r"),
         ("the following arguments are required: source, FOLDER, --output", "missing source, FOLDER, --output"),
         ("Subcommand 'fit' does not accept option 'model.init_args.alpha'", "unknown option 'model.alpha'"),
+        ("Subcommand 'fit' does not accept option 'model.source'", "unknown option 'model.source'"),
         ("Parser key \"config\": File does not exist: '/x.yaml'", "config: File does not exist: '/x.yaml'"),
         ("argument --model:\n  expected one argument", "argument --model: expected one argument"),
     ],

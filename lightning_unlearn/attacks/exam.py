@@ -33,6 +33,9 @@ class Exam:
         max_new_tokens: most tokens of a generated answer.
         batch_size: prompts in a batch of generation.
         tokens_per_batch: most tokens in a batch of likelihoods.
+
+    Raises:
+        ValueError: for a number below 1.
     """
 
     data: UnlearningDataModule
@@ -40,6 +43,12 @@ class Exam:
     max_new_tokens: int = 200
     batch_size: int = 32
     tokens_per_batch: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("max_rows", "max_new_tokens", "batch_size", "tokens_per_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
 
     @property
     def encoder(self) -> Encoder:

@@ -71,6 +71,8 @@ class Relearning(Attack):
         for name, value in (("k", k), ("batch_size", batch_size), ("steps", min(steps, default=0))):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if not lr > 0:
+            raise ValueError(f"lr must be above 0, got {lr}")
         self.rows = rows
         self.k = k
         self.steps = sorted(set(steps))

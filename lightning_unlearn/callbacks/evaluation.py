@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
 from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from lightning_unlearn.models import load_causal_lm
 from lightning_unlearn.processes import from_first, together
 
 PROTOCOLS = ("tofu", "closer_look", "memorization", "privacy", "unlearning_score")
+COSTLY = ("reference_nll", "gradient_norm")  # columns of a sample that no validation computes
 CHANGE = "after - before"  # in the intervals of metrics.json
 
 
@@ -159,9 +161,11 @@ class Evaluate(FitBegin):
                 }
             )
         if self.attack_reference is not None and self._reference is None:
-            self._reference = load_causal_lm(self.attack_reference).eval().to(trainer.strategy.root_device)
+            with _telling("attack_reference"):
+                self._reference = load_causal_lm(self.attack_reference).eval().to(trainer.strategy.root_device)
         if self.retrained is not None:
-            self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
+            with _telling("retrained"):
+                self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
         if stage != "fit":
             self._start_log = group_by_set(RunFiles(trainer).samples("before"))
 
@@ -263,9 +267,14 @@ class Evaluate(FitBegin):
         return min(limits, default=None)
 
     def _values(self, trainer: Trainer, log: Log) -> dict[str, float]:
-        """Score rows of training, compared with the starting model on the same rows: "eval/<metric>"."""
+        """Score rows of training, compared with the starting model on the same rows: "eval/<metric>".
+
+        A score of the starting model that this one lacks, as no row could be evaluated, is NaN: what monitors it goes
+        on, or stops the run in its own way.
+        """
         start = _part(self._start_log or {}, _data(trainer)[0], self._training_rows(trainer))
-        return _named(self.scores(log, self._retrained_log, start))
+        known = self.scores(start, self._retrained_log, start)
+        return _named({**dict.fromkeys(known, nan), **self.scores(log, self._retrained_log, start)})
 
     def _log_start(self, trainer: Trainer, log: Log) -> None:
         """Put the starting model on the curves, judged by the rows that validations during training will use."""
@@ -276,7 +285,8 @@ class Evaluate(FitBegin):
 
     def _check_names(self, trainer: Trainer, log: Log) -> None:
         """Refuse a misspelt score now, and not when the first epoch ends."""
-        found = self.scores(log, self._retrained_log, log)
+        rows = _part(log, _data(trainer)[0], self._training_rows(trainer))
+        found = self.scores(rows, self._retrained_log, rows)
         if self.criterion is not None:
             self.criterion(found)
         known = list(_named(found)) if self.training_max_rows != 0 else []
@@ -360,6 +370,15 @@ class Evaluate(FitBegin):
                 raise SIGTERMException(EXIT_CODE) from None
 
 
+@contextmanager
+def _telling(argument: str) -> Iterator[None]:
+    """Within it a ValueError says which argument it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+
+
 def _named(found: Mapping[str, float]) -> dict[str, float]:
     return {f"eval/{key}": value for key, value in found.items()}
 
@@ -388,9 +407,16 @@ def _set_options(trainer: Trainer) -> dict[str, SetOptions]:
 
 
 def _part(log: Log, sets: Mapping[str, Sequence[Record]], max_rows: int | None) -> Log:
-    """Return the samples of a log that an evaluation of fewer rows would have had."""
+    """Return the samples of a log as a validation would have had them: of fewer rows, without the costly columns."""
     chosen = {name: set(select_rows(len(records), max_rows)) for name, records in sets.items() if name in log}
-    return {name: [sample for sample in log[name] if sample["index"] in rows] for name, rows in chosen.items()}
+    return {
+        name: [
+            {key: value for key, value in sample.items() if key not in COSTLY}
+            for sample in log[name]
+            if sample["index"] in rows
+        ]
+        for name, rows in chosen.items()
+    }
 
 
 def _name(judge: Any) -> str:

@@ -50,7 +50,7 @@ def find_protocol(name: str) -> Protocol:
 def protocol_names() -> list[str]:
     """Name the modules of this package that are protocols."""
     names = [module.name for module in pkgutil.iter_modules(evaluation.__path__)]
-    return [name for name in names if hasattr(_module(name), "scores")]
+    return [name for name in names if hasattr(_module(name), "scores") and _module(name).__name__ != __name__]
 
 
 def scores(

@@ -47,12 +47,14 @@ def write_comparison(
         columns: keys of the scores to show, as in `metrics.json`; by default those of `COLUMNS` that a run has.
 
     Raises:
-        ValueError: no runs, one of the paths is no run folder, or an unknown form or score.
+        ValueError: no runs, one of the paths is no run folder, an unknown form or score, or a folder for `output`.
     """
     if not runs:
         raise ValueError("runs: expected one run folder or more, got none")
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if Path(output).is_dir():
+        raise ValueError(f"output must be a file, got the folder {str(output)!r}")
     content = [read_run(run) for run in runs]
     return write_whole(output, FORMS[form](content, columns))
 

@@ -16,7 +16,6 @@ from typing import Any
 from lightning_unlearn.evaluation.log import DEFAULT_STAGE, SAMPLES, Sample, read_samples
 
 STAGES = ("before", "after", "retrained")
-BY_STAGE = ("intervals", "failed", "missing")  # parts of metrics.json that tell of several stages
 GENERAL = "general_ability"  # part of metrics.json: stage -> "<task>/<metric>" -> value
 BY_STAGE = ("intervals", "failed", "missing")  # parts of metrics.json that tell of several stages
 CARD, METRICS, REPORT = "run_card.json", "metrics.json", "report.html"

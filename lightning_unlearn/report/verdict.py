@@ -81,6 +81,8 @@ def _sentence(run: Run, forgot: str, kept_mark: str, kept_share: float | None) -
     if "after" not in run.metrics:
         return "This run has no final evaluation yet, so there is no verdict."
     before, after = (run.value(stage, "forget/rougeL_recall") for stage in ("before", "after"))
+    if after is None:
+        return "The model's recall of the forget set was not measured, so there is no verdict."
     if forgot == "unknown":
         first = f"The model's recall of the forget set is {number(after)}; where it started is not known"
     else:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from lightning_unlearn.attacks.exam import Exam
+from lightning_unlearn.data.unlearning_records import UnlearningRecords
 from lightning_unlearn.evaluation.likelihood import row_likelihoods
 from lightning_unlearn.evaluation.run import select_rows
 from lightning_unlearn.metrics.probability import answer_probability
@@ -40,3 +42,9 @@ def test_digest_follows_rows_and_limits(tiny_model_dir):
     assert exam(folder, forget=[*FORGET[:-1], record("F", "Riga")]).digest != plain
     other_wrong = [*RETAIN[:-1], record("Z", "Quito", perturbed_answers=("Rome.",))]
     assert exam(folder, retain=other_wrong).digest != plain
+
+
+@pytest.mark.parametrize("name", ["max_rows", "max_new_tokens", "batch_size", "tokens_per_batch"])
+def test_limits_out_of_range(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        Exam(UnlearningRecords(forget=FORGET, tokenizer="unused"), **{name: 0})

@@ -102,6 +102,7 @@ def test_shown_rows_are_told_from_others_by_their_text(tiny_model_dir):
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"steps": [0, 5]}, "steps must be at least 1, got 0"),
         ({"steps": []}, "steps must be at least 1"),
+        ({"lr": -1e-5}, "lr must be above 0, got -1e-05"),
         ({"file": "x.jsonl"}, 'rows must be "related" or "unrelated" with a file'),
     ],
 )

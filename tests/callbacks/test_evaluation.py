@@ -225,6 +225,13 @@ def test_a_misspelt_score_to_rank_by_is_refused_before_training(world, tmp_path,
         fit(world(Evaluate(training_max_rows=0, max_rows=1, **OPTIONS), checkpoint))
 
 
+def test_a_score_that_no_validation_computes_cannot_be_ranked_by(world, tmp_path, monkeypatch):
+    checkpoint = ModelCheckpoint(tmp_path / "ckpt", monitor="eval/privacy/gradient_norm_auc")
+    monkeypatch.setattr(Module, "training_step", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=r"must be a score of .*, got 'eval/privacy/gradient_norm_auc'"):
+        fit(world(Evaluate(gradient_norms=True, **OPTIONS), checkpoint, names=("forget", "holdout")))
+
+
 def test_a_resumed_fit_keeps_before_and_a_fresh_one_starts_over(world, tmp_path, monkeypatch):
     last = ModelCheckpoint(tmp_path / "ckpt", filename="last", every_n_epochs=1)
     options = {"max_rows": 1, "training_max_rows": 0, **OPTIONS}
@@ -371,8 +378,10 @@ def test_mistakes_are_told_before_training(world):
         fit(world(Evaluate(**OPTIONS), names=("forget", "retain", "real_authors")))
     with pytest.raises(ValueError, match=r'sentence_encoder="no/such-model" could not be loaded .* "lexical"'):
         fit(world(Evaluate(**{**OPTIONS, "sentence_encoder": "no/such-model"})))
-    with pytest.raises(ValueError, match="path must be a file of samples or a run folder"):
+    with pytest.raises(ValueError, match=r"^retrained: path must be a file of samples or a run folder"):
         fit(world(Evaluate(retrained="absent", **OPTIONS)))
+    with pytest.raises(ValueError, match=r"^attack_reference: model must be the name or folder of .*, got 'no/such'"):
+        fit(world(Evaluate(attack_reference="no/such", **OPTIONS)))
     trainer, module, data = world(Evaluate(**OPTIONS))
     with pytest.raises(ValueError, match=r"Evaluate needs a data module with evaluation_sets.*got no data module"):
         trainer.fit(module, data.train_dataloader())

@@ -148,6 +148,18 @@ def test_a_criterion_of_unknown_scores_is_refused_before_training(
         fit(tiny_model_dir(), tiny_tokenizer, tmp_path, callback)
 
 
+def test_a_run_that_diverges_ends_with_what_it_has(tiny_model_dir, tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(Module, "training_step", lambda self, *_: torch.nan * next(self.model.parameters()).sum())
+    stop = EarlyStopping("eval/criterion", mode="max")
+    best = ModelCheckpoint(tmp_path / "ckpt", monitor="eval/retain/probability", mode="max")
+    callback = Evaluate(criterion=Criterion("retain/probability"), **{**OPTIONS, "protocols": ["tofu"]})
+    trainer = fit(tiny_model_dir(), tiny_tokenizer, tmp_path, callback, stop, best, max_epochs=9, batches=1)
+    assert trainer.global_step == 1  # EarlyStopping ends a run whose score is no number
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["after"] == {}
+    assert len(metrics["failed"]["after"]) == 4
+
+
 def on_two(model, folder):
     from transformers import AutoTokenizer
 

@@ -19,7 +19,7 @@ def longest(log, start_log=None):
 
 def test_names_are_the_modules_with_scores():
     assert {module.__name__.rpartition(".")[2] for module in OURS} <= set(protocol_names())
-    assert not {"log", "run", "judge", "rows", "bootstrap"} & set(protocol_names())
+    assert not {"log", "run", "judge", "rows", "bootstrap", "protocols"} & set(protocol_names())
     assert find_protocol("privacy") is privacy.scores
     assert find_protocol(f"{__name__}.longest").__name__ == "longest"
 

@@ -125,4 +125,6 @@ def test_nothing_to_compare(tmp_path):
         write_comparison([tmp_path / "nowhere"], tmp_path / "comparison.html")
     with pytest.raises(ValueError, match="form must be one of html, latex, csv, markdown, got 'pdf'"):
         write_comparison([tmp_path], tmp_path / "comparison.html", form="pdf")
+    with pytest.raises(ValueError, match="output must be a file, got the folder"):
+        write_comparison([tmp_path], tmp_path)
     assert not (tmp_path / "comparison.html").exists()

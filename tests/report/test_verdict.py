@@ -87,6 +87,11 @@ def test_no_starting_model():
     assert judged.sentence == "The model's recall of the forget set is 0.200; where it started is not known."
 
 
+def test_no_recall_after_training():
+    judged = verdict(run(before=scores(1.0), after={"retain/probability": 1.0}))
+    assert judged.sentence == "The model's recall of the forget set was not measured, so there is no verdict."
+
+
 @pytest.mark.parametrize(("quality", "words"), [(0.4, "cannot be told apart"), (0.01, "can be told apart")])
 def test_forget_quality_is_told(quality, words):
     details = verdict(run(before=scores(1.0), after=scores(0.0, forget_quality=quality))).details
