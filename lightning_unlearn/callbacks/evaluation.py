@@ -231,6 +231,7 @@ class Evaluate(FitBegin):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the trained model where nothing was left to train: the fit had been stopped while it evaluated."""
+        super().on_fit_end(trainer, pl_module)
         if not self._finished:
             pl_module.to(trainer.strategy.root_device)
             self._evaluate_stage(trainer, pl_module, "after")

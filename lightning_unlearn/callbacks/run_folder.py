@@ -133,6 +133,7 @@ class RunFolder(FitBegin):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the model, the finished run card and the report."""
+        super().on_fit_end(trainer, pl_module)
         if _leaves_no_trace(trainer):
             return
         root, model = Path(trainer.default_root_dir), cast(nn.Module, pl_module.model)

@@ -90,11 +90,11 @@ def tell(rows: int | None, parts: int) -> None:
     """Send this process SIGTERM after it has evaluated so many rows of stages."""
     seen = []
 
-    def samples(self, chosen):
+    def samples(self, chosen, **options):
         seen.extend(chosen)
         if rows is not None and len(seen) * parts >= rows:
             signal.raise_signal(signal.SIGTERM)
-        return JUDGED(self, chosen)
+        return JUDGED(self, chosen, **options)
 
     Judge.samples = samples
 
