@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := --cov=lightning_unlearn --cov=unlearn_kernels
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: setup demo test test-all lint format bench docs clean
@@ -24,11 +26,11 @@ demo: setup
 	$(BIN)/lightning-unlearn demo
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow" $(PACKAGES) --cov-report=term
+	$(PYTEST) -m "not slow" $(PACKAGES) --cov-report=term
 
 # the slow tests, which `test` leaves out: killed runs, several processes, every compiled configuration
 test-all: setup
-	$(BIN)/python -m pytest -m slow $(PACKAGES) --cov-append --cov-report=term
+	$(PYTEST) -m slow $(PACKAGES) --cov-append --cov-report=term
 
 lint: setup
 	$(BIN)/ruff check .

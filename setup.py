@@ -34,6 +34,7 @@ EXTRAS["dev"] = [
     "pytest>=8.3",
     "pytest-cov>=6",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.11",
     "setuptools>=77",
     "wheel",

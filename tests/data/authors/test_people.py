@@ -118,11 +118,11 @@ def test_negative_numbers_are_refused():
 
 
 def test_a_million_rows_are_a_matter_of_a_minute():
-    # 20,000 rows a second are asked for; a busy machine gets a fifth of that to show it
-    start = time.perf_counter()
+    # 20,000 rows a second are asked for; a slow machine gets a fifth of that to show it
+    start = time.process_time()
     rows = sum(len(records_of(author)) for author in generate_authors(400, 1))
     assert rows == 8000
-    assert rows / (time.perf_counter() - start) > 4000
+    assert rows / (time.process_time() - start) > 4000
 
 
 def test_author_is_frozen():
