@@ -85,18 +85,8 @@ def headline(runs: Sequence[Run]) -> str:
     before, after = first.value("before", "retain/rougeL_recall"), last.value("after", "retain/rougeL_recall")
     if after is not None:
         return f"{said}, of the retain set {number(after)} (from {number(before)})."
-    return f"{said}{_of_muse(first, last)}."
-
-
-def _of_muse(first: Run, last: Run) -> str:
-    """The same of all texts, as MUSE measures it."""
-    memory, utility = "muse/verbatim_memorization", "muse/utility"
-    now = [last.value("after", key) for key in (memory, utility)]
-    if None in now:
-        return ""
-    was = [first.value("before", key) for key in (memory, utility)]
-    told = [f"{number(value)} (from {number(start)})" for value, start in zip(now, was, strict=True)]
-    return f": verbatim memorisation of all texts is {told[0]}, utility {told[1]}"
+    muse = verdict.of_muse(first, last)
+    return f"{said}: {muse}." if muse else f"{said}."
 
 
 def heat(runs: Sequence[Run], metric: str) -> dict[str, Any] | None:

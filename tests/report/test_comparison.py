@@ -98,7 +98,7 @@ def test_what_attacks_bring_back_is_a_column_and_a_table(runs):
     html = render_comparison([read_run(path) for path in runs])
     assert html.count("Comes back: Strongest attack") == 1
     assert 'data-value="0.71">0.710<small class="told">exposed: hidden states of each layer</small>' in html
-    assert "exposed</span>" in html.partition("Leaderboard")[0]  # a badge beside the verdict on the scores
+    assert "Exposed</span>" in html.partition("Leaderboard")[0]  # a badge beside the verdict on the scores
     board = html.partition("What attacks bring back")[2]
     assert "Hidden states of each layer" in board
     assert 'data-value="-0.08">-0.080<small class="told">holds</small>' in board
