@@ -1,4 +1,4 @@
-"""`metrics.json` and `samples.jsonl` of a run folder, as the evaluation callback keeps them. It computes nothing."""
+"""`metrics.json` and `samples.jsonl` of a run folder, as the callbacks that evaluate keep them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from lightning_unlearn.evaluation import lume
 from lightning_unlearn.evaluation.log import SAMPLES, Sample, read_samples, redact
 from lightning_unlearn.files import write_whole
 from lightning_unlearn.json_lines import append_lines, write_lines
-from lightning_unlearn.report.runs import BY_STAGE
+from lightning_unlearn.report.runs import BY_STAGE, GENERAL
 
 METRICS = "metrics.json"
 STAGES = ("before", "after", "retrained")
@@ -57,11 +58,15 @@ class RunFiles:
         return self.strategy.broadcast(self._metrics() if self.writes else {})
 
     def update(self, **parts: Any) -> None:
-        """Replace parts of `metrics.json`, of some the given stages; the file changes at once or not at all."""
+        """Replace parts of `metrics.json`, of some the given stages; the file changes at once or not at all.
+
+        A score that needs two parts is made when the second of them comes, in either order.
+        """
         if self.writes:
             held = {**dict.fromkeys(STAGES), **self._metrics()}
             merged = {name: {**held.get(name, {}), **parts[name]} for name in BY_STAGE if name in parts}
-            write_whole(self.folder / METRICS, json.dumps({**held, **parts, **merged}, indent=2) + "\n")
+            content = _with_combined({**held, **parts, **merged})
+            write_whole(self.folder / METRICS, json.dumps(content, indent=2) + "\n")
 
     def _metrics(self) -> dict[str, Any]:
         file = self.folder / METRICS
@@ -70,3 +75,9 @@ class RunFiles:
     def _all(self) -> list[Sample]:
         file = self.folder / SAMPLES
         return read_samples(file) if file.exists() else []
+
+
+def _with_combined(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add the scores that are made of a stage's own and of its general ability."""
+    scored = {name: found for name, found in (metrics.get(GENERAL) or {}).items() if metrics.get(name)}
+    return {**metrics, **{name: metrics[name] | lume.with_abilities(metrics[name], of) for name, of in scored.items()}}

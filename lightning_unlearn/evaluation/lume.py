@@ -1,9 +1,11 @@
 """The LUME protocol, SemEval-2025 task 4 (arXiv 2504.02883): what is said again and known of three tasks, from the log.
 
-Nothing here runs a model. The published final score needs MMLU too, a task of lm_eval: see `final_score`.
+Nothing here runs a model. The published final score needs MMLU too, a task of lm_eval: see `with_abilities`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from lightning_unlearn.data.requests import must_go
 from lightning_unlearn.evaluation.log import Log
@@ -54,6 +56,22 @@ def final_score(task_aggregate: float, mia_score: float, mmlu: float) -> float:
         0.4
     """
     return (task_aggregate + mia_score + mmlu) / 3
+
+
+def with_abilities(scores: Mapping[str, float], abilities: Mapping[str, float]) -> dict[str, float]:
+    """Compute "lume/final_score" where both the protocol's scores and MMLU are there; an empty dict elsewhere.
+
+    Args:
+        scores: of a stage in `metrics.json`.
+        abilities: of the same stage, by lm_eval, "<task>/<metric>".
+
+    Example:
+        >>> with_abilities({"lume/task_aggregate": 0.25, "lume/mia_score": 0.5}, {"mmlu/acc": 0.75})
+        {'lume/final_score': 0.5}
+    """
+    parts = [scores.get("lume/task_aggregate"), scores.get("lume/mia_score"), abilities.get("mmlu/acc")]
+    known = [part for part in parts if part is not None]
+    return {"lume/final_score": final_score(*known)} if len(known) == len(parts) else {}
 
 
 def _key(name: str) -> str | None:

@@ -1,8 +1,5 @@
 "use strict";
-// Makes the columns of the leaderboard sortable; without this script it stays the table that it is.
-const table = document.querySelector("table.sortable");
-const body = table.tBodies[table.tBodies.length - 1]; // the runs; the models that they are compared with stay above
-
+// Makes the columns of the tables sortable; without this script they stay the tables that they are.
 const content = (row, place) => row.cells[place].dataset.value ?? row.cells[place].textContent.trim();
 
 function compare(one, other) {
@@ -10,6 +7,7 @@ function compare(one, other) {
 }
 
 function sort(head) {
+  const body = head.closest("table").lastElementChild; // the runs; the models that they are compared with stay above
   const place = head.cellIndex;
   const turn = { ascending: "descending", descending: "ascending" };
   const order = turn[head.ariaSort] ?? (head.dataset.aim === "higher" ? "descending" : "ascending"); // the best first
@@ -23,7 +21,7 @@ function sort(head) {
   body.append(...rows);
 }
 
-for (const head of table.tHead.rows[0].cells) {
+for (const head of document.querySelectorAll("table.sortable thead th")) {
   const button = document.createElement("button");
   button.type = "button";
   button.append(...head.childNodes);

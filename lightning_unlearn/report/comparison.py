@@ -10,12 +10,21 @@ from typing import Any
 from markupsafe import Markup
 
 from lightning_unlearn.files import write_whole
-from lightning_unlearn.report import page, tables, verdict
+from lightning_unlearn.report import page, recovered, tables, verdict
 from lightning_unlearn.report.dots import SHAPES
 from lightning_unlearn.report.leaderboard import Row, best, leaderboard
 from lightning_unlearn.report.plots import Point, trade_off
+from lightning_unlearn.report.recovered import is_recovered, told
 from lightning_unlearn.report.runs import Run, read_run
-from lightning_unlearn.report.words import better, column_label, duration, number
+from lightning_unlearn.report.words import (
+    STRONGEST,
+    better,
+    column_label,
+    duration,
+    metric_label,
+    number,
+    stress_rank,
+)
 from lightning_unlearn.usage import did_you_mean
 
 COLUMNS = (
@@ -23,6 +32,7 @@ COLUMNS = (
     "unlearning_score/memorization",
     "unlearning_score/privacy",
     "unlearning_score/utility",
+    STRONGEST,
     "forget/rougeL_recall",
     "forget/probability",
     "retain/rougeL_recall",
@@ -31,6 +41,13 @@ COLUMNS = (
     "closer_look/model_utility",
     "model_utility",
     "forget_quality",
+    "muse/verbatim_memorization",
+    "muse/knowledge_memorization",
+    "muse/utility",
+    "muse/priv_leak",
+    "lume/task_aggregate",
+    "lume/mia_score",
+    "lume/final_score",
 )
 MOST_NAMES = 8  # on the plot
 
@@ -44,7 +61,8 @@ def write_comparison(
         runs: run folders.
         output: the file.
         form: "html" for a page with plot and leaderboard; "latex", "csv" or "markdown" for the leaderboard alone.
-        columns: keys of the scores to show, as in `metrics.json`; by default those of `COLUMNS` that a run has.
+        columns: keys of the scores to show, as in `metrics.json`; by default those of `COLUMNS` that a run
+            has, and what each of its attacks brought back.
 
     Raises:
         ValueError: no runs, one of the paths is no run folder, an unknown form or score, or a folder for `output`.
@@ -63,13 +81,15 @@ def render_comparison(runs: Sequence[Run], columns: Sequence[str] | None = None)
     """The comparison as HTML text."""
     rows, substitutes = leaderboard(runs), _substitutes(runs)
     keys = choose_columns(rows, columns)
-    tops = {key: best(rows, key) for key in keys}
+    attacks = [] if columns else [key for key in keys if is_recovered(key) and key != STRONGEST]
     return page.fill(
         "comparison.template.html",
         headline=headline(rows),
         thresholds=verdict,
-        columns=[{"label": column_label(key, substitutes), "aim": better(key)} for key in keys],
-        rows=[_shown(row, tops) for row in rows],
+        scores=_board([key for key in keys if key not in attacks], rows, column_label, substitutes),
+        attacks=_board(attacks, [row for row in rows if row.runs], metric_label, substitutes),
+        attacked=any(run.stress for run in runs),
+        attacked_differently=recovered.differ(runs),
         trade_off=_plot(runs, rows, substitutes),
         most_names=MOST_NAMES,
         substitutes=substitutes,
@@ -95,7 +115,7 @@ FORMS: dict[str, Callable[..., str]] = {
 
 
 def choose_columns(rows: Sequence[Row], columns: Sequence[str] | None) -> list[str]:
-    """The scores to show: those asked for, else those of `COLUMNS` that a row has.
+    """The scores to show: those asked for, else those of `COLUMNS` that a row has, and the share of each attack.
 
     Raises:
         ValueError: no row has a score that was asked for.
@@ -107,7 +127,11 @@ def choose_columns(rows: Sequence[Row], columns: Sequence[str] | None) -> list[s
             f"columns must be scores of the runs, got {unknown[0]!r}{did_you_mean(unknown[0], known)}; there are: "
             f"{', '.join(sorted(known)) or 'none'}"
         )
-    return list(columns) if columns else [key for key in COLUMNS if any(row.value(key) is not None for row in rows)]
+    if columns:
+        return list(columns)
+    attacks = [key for key in known if is_recovered(key) and key not in COLUMNS]
+    ordered = [*COLUMNS, *sorted(attacks, key=lambda key: (stress_rank(key.rpartition("/")[2]), key))]
+    return [key for key in ordered if any(row.value(key) is not None for row in rows)]
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -132,20 +156,40 @@ def _substitutes(runs: Sequence[Run]) -> dict[str, str]:
     return {key: name for run in runs for key, name in run.substitutes.items()}
 
 
+def _board(
+    keys: Sequence[str], rows: Sequence[Row], label: Callable[[str, dict[str, str]], str], substitutes: dict[str, str]
+) -> dict[str, Any]:
+    """A table for the template."""
+    tops = {key: best(rows, key) for key in keys}
+    return {
+        "columns": [{"label": label(key, substitutes), "aim": better(key)} for key in keys],
+        "rows": [_shown(row, tops) for row in rows],
+    }
+
+
 def _shown(row: Row, tops: dict[str, str | None]) -> dict[str, Any]:
     """A row for the template."""
-    cells = []
-    for key, top in tops.items():
-        value, spread, said = row.value(key), row.spread(key), number(row.value(key))
-        told = {"text": said, "spread": None if spread is None else number(spread)}
-        cells.append({**told, "value": "" if value is None else value, "best": bool(row.runs) and said == top})
     seconds = (row.run.card.get("time") or {}).get("train_seconds") if row.runs else None
     return {
         "row": row,
-        "cells": cells,
+        "cells": [_cell(row, key, top) for key, top in tops.items()],
         "seconds": "" if seconds is None else seconds,
         "time": duration(seconds),
         "verdict": verdict.verdict(row.run) if row.runs else None,
+        "attacked": told(row.runs, STRONGEST),
+    }
+
+
+def _cell(row: Row, key: str, top: str | None) -> dict[str, Any]:
+    value, spread, said, note = row.value(key), row.spread(key), number(row.value(key)), told(row.runs, key)
+    if key == STRONGEST and value is not None:
+        note = f"{note}: {recovered.strongest(row.runs)}"
+    return {
+        "text": "" if note and value is None else said,
+        "spread": None if spread is None else number(spread),
+        "note": note,
+        "value": "" if value is None else value,
+        "best": bool(row.runs) and said == top,
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from lightning_unlearn.report.recovered import with_shares
 from lightning_unlearn.report.runs import STAGES, Run
 from lightning_unlearn.report.words import better, number
 
@@ -46,7 +47,7 @@ class Row:
 
 def leaderboard(runs: Sequence[Run]) -> list[Row]:
     """Rows of several runs: each distinct starting and retrained model once, then the runs, numbered, by method."""
-    merged = merge_seeds(runs)
+    merged = merge_seeds(map(with_shares, runs))
     methods = [group[0].method for group in merged]
     ordered = sorted(merged, key=lambda group: methods.index(group[0].method))
     rows = [

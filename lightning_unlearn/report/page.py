@@ -34,6 +34,7 @@ TRADE_OFFS = (
     ("closer_look/model_utility", "closer_look/forget_efficacy"),
     ("model_utility", "-forget/rougeL_recall"),
     ("retain/rougeL_recall", "-forget/rougeL_recall"),
+    ("muse/utility", "-muse/verbatim_memorization"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -16,11 +16,19 @@ SQUARE = 320  # height of the trade-off plot
 
 @dataclass(frozen=True)
 class Line:
-    """A named line; `css` is its class in the page: a set, a stage, "loss", or "other-1" to "other-4"."""
+    """A named line.
+
+    Attributes:
+        name: of it.
+        css: its class in the page: a set, a stage, "loss", or "other-1" to "other-4".
+        points: (x, y) by x.
+        intervals: (x, low, high) of points that have an interval.
+    """
 
     name: str
     css: str
     points: Sequence[tuple[float, float]]
+    intervals: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -54,14 +62,16 @@ def line_chart(
     lines: Sequence[Line], *, y_label: str, label: str, unit_range: bool = False, x_label: str = "optimiser step"
 ) -> Markup:
     """Lines over the optimiser step, or `x_label`; the vertical axis holds 0, and `unit_range` fixes it to [0, 1]."""
-    thinned = [Line(line.name, line.css, thin(line.points)) for line in lines]
+    thinned = [replace(line, points=thin(line.points)) for line in lines]
     steps = [x for line in thinned for x, _ in line.points]
-    values = [y for line in thinned for _, y in line.points]
+    values = [y for line in thinned for _, *ys in (*line.points, *line.intervals) for y in ys]
     x_ticks = svg.ticks(0, max([1, *steps]), least=1)
     y_ticks = [0, 0.25, 0.5, 0.75, 1] if unit_range else svg.ticks(min([0, *values]), max([0, *values]))
     x, y = svg.scales(x_ticks, y_ticks)
     parts = [svg.frame(x_ticks, y_ticks, x_label=x_label, y_label=y_label)]
     for drawn in thinned:
+        for step, low, high in drawn.intervals:
+            parts.append(svg.line(x(step), y(low), x(step), y(high), f"interval {drawn.css}"))
         places = [(x(step), y(value)) for step, value in drawn.points]
         parts.append(svg.path(places, f"line {drawn.css}"))
         if len(places) <= 15:

@@ -26,6 +26,7 @@ FIGURES = (
     ("retain/rougeL_recall", "Retain set: recall"),
     ("retain/probability", "Retain set: probability"),
     ("closer_look/model_utility", "Model utility"),
+    *((key, METRICS[key]) for key in ("muse/verbatim_memorization", "muse/knowledge_memorization", "muse/utility")),
 )
 
 

@@ -11,7 +11,7 @@ from lightning_unlearn.files import write_whole
 from lightning_unlearn.report import page, verdict
 from lightning_unlearn.report.plots import Line, line_chart
 from lightning_unlearn.report.runs import METRICS, REPORT, Run, read_run
-from lightning_unlearn.report.words import duration, metric_label, number
+from lightning_unlearn.report.words import better, column_label, duration, metric_label, number, span
 
 REQUESTS = "request_*"
 HEAT = ("rougeL_recall", "probability")
@@ -20,7 +20,14 @@ OVERALL = {  # metric to colour
     "closer_look/model_utility": "retain",
     "model_utility": "other-1",
     "retain/rougeL_recall": "other-2",
+    "muse/verbatim_memorization": "forget",
+    "muse/knowledge_memorization": "other-1",
+    "muse/utility": "retain",
 }
+COLUMNS = (  # those that a request has
+    *("forget/rougeL_recall", "forget/probability", "retain/rougeL_recall", "closer_look/model_utility"),
+    *("muse/verbatim_memorization", "muse/knowledge_memorization", "muse/utility", "muse/priv_leak"),
+)
 
 
 def write_sequence(folder: str | Path) -> Path:
@@ -52,12 +59,17 @@ def render_sequence(runs: Sequence[Run]) -> str:
         runs: of the requests, in order.
     """
     substitutes = {key: name for run in runs for key, name in run.substitutes.items()}
+    columns = [key for key in COLUMNS if any(run.value("after", key) is not None for run in runs)]
     return page.fill(
         "sequence.template.html",
         headline=headline(runs),
         maps=[found for metric in HEAT if (found := heat(runs, metric))],
         chart=_chart(runs, substitutes),
-        rows=[_row(place, run) for place, run in enumerate(runs, start=1)],
+        columns=[{"label": column_label(key, substitutes), "aim": better(key)} for key in columns],
+        start=_cells(runs[0], "before", columns),
+        rows=[_row(place, run, columns) for place, run in enumerate(runs, start=1)],
+        intervals=any(run.intervals for run in runs),
+        muse=any(key.startswith("muse/") for key in columns),
         thresholds=verdict,
         substitutes=substitutes,
     )
@@ -71,7 +83,10 @@ def headline(runs: Sequence[Run]) -> str:
     if left:
         said += f": recall of all rows to forget is {number(sum(left) / len(left))}"
     before, after = first.value("before", "retain/rougeL_recall"), last.value("after", "retain/rougeL_recall")
-    return f"{said}, of the retain set {number(after)} (from {number(before)})." if after is not None else f"{said}."
+    if after is not None:
+        return f"{said}, of the retain set {number(after)} (from {number(before)})."
+    muse = verdict.of_muse(first, last)
+    return f"{said}: {muse}." if muse else f"{said}."
 
 
 def heat(runs: Sequence[Run], metric: str) -> dict[str, Any] | None:
@@ -101,7 +116,8 @@ def _chart(runs: Sequence[Run], substitutes: dict[str, str]) -> dict[str, Any] |
         points = [(float(place), value) for place, value in enumerate(values) if value is not None]
         if points:
             label = metric_label(key, substitutes) + (", retain set" if key.startswith("retain/") else "")
-            lines.append(Line(label, css, points))
+            ends = [runs[0].interval("before", key), *(run.interval("after", key) for run in runs)]
+            lines.append(Line(label, css, points, [(float(place), *pair) for place, pair in enumerate(ends) if pair]))
     if not lines:
         return None
     told = "; ".join(f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in lines)
@@ -111,12 +127,16 @@ def _chart(runs: Sequence[Run], substitutes: dict[str, str]) -> dict[str, Any] |
     return {"svg": plot, "title": "After each request", "legend": [(line.name, line.css) for line in lines]}
 
 
-def _row(place: int, run: Run) -> dict[str, Any]:
-    keys = ("forget/rougeL_recall", "forget/probability", "retain/rougeL_recall", "closer_look/model_utility")
+def _row(place: int, run: Run, columns: Sequence[str]) -> dict[str, Any]:
     return {
         "number": place,
         "link": f"{run.path.name}/{REPORT}",
         "verdict": verdict.verdict(run),
-        "cells": [number(run.value("after", key)) for key in keys],
+        "cells": _cells(run, "after", columns),
         "time": duration((run.card.get("time") or {}).get("train_seconds")),
     }
+
+
+def _cells(run: Run, stage: str, columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Each score with its interval."""
+    return [(number(run.value(stage, key)), span(run.interval(stage, key))) for key in columns]

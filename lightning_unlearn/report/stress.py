@@ -6,21 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_unlearn.report.plots import Line, line_chart
-from lightning_unlearn.report.words import number, percent
+from lightning_unlearn.report.words import number, percent, stress_label, stress_rank
 
 Content = Mapping[str, Any]  # of a file of `stress/`, see `lightning_unlearn.attacks.results`
-TITLES = {
-    "relearning_forget": "Relearning some of the rows",
-    "relearning_related": "Fine-tuning on related rows",
-    "relearning_unrelated": "Fine-tuning on unrelated rows",
-    "quantization": "Coarser weights",
-    "quantization_nf4": "Coarser weights (NF4)",
-    "paraphrases": "The question in other words",
-    "prefixes": "Instructions around the question",
-    "in_context_hints": "Hints before the question",
-    "best_of_n": "The best of many samples",
-    "layer_probe": "Hidden states of each layer",
-}
 STAGES = {"start": "before", "unlearned": "after", "retrained": "retrained"}
 COUNTS = ("steps", "samples")  # of more and more effort: a curve; of the others a map
 CHANCE = {"forget/true_above_wrong": 0.5}  # of a score that no knowledge is no 0 of
@@ -28,7 +16,7 @@ CHANCE = {"forget/true_above_wrong": 0.5}  # of a score that no knowledge is no 
 
 def section(stress: Mapping[str, Content]) -> dict[str, Any] | None:
     """What the section shows; None where no attack was made."""
-    ordered = sorted(stress, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
+    ordered = sorted(stress, key=stress_rank)
     found = {name: stress[name] for name in ordered if stress[name].get("curves", {}).get("unlearned")}
     if not found:
         return None
@@ -38,7 +26,7 @@ def section(stress: Mapping[str, Content]) -> dict[str, Any] | None:
         "rows": [_row(name, content) for name, content in found.items()],
         "plots": [chart(name, of) for name, of in found.items() if of["x"]["name"] in COUNTS],
         "maps": [heat(name, of) for name, of in found.items() if of["x"]["name"] not in COUNTS],
-        "failures": [(title(name), STAGES[model]) for name, of in found.items() for model in of.get("failed", {})],
+        "failures": [(stress_label(n), STAGES[model]) for n, of in found.items() for model in of.get("failed", {})],
     }
 
 
@@ -55,7 +43,7 @@ def sentence(stress: Mapping[str, Content]) -> str:
     worst = known[exposed[0]]
     lead = f"{len(exposed)} of {attacks}" if len(known) > 1 else "the attack"
     some = "bring" if len(exposed) > 1 else "brings"
-    where = f"{title(exposed[0]).lower()}, {point(stress[exposed[0]], worst['at'])}"
+    where = f"{stress_label(exposed[0]).lower()}, {point(stress[exposed[0]], worst['at'])}"
     return (
         f"The model is exposed: {lead} {some} back {share} or more of what was known, the strongest "
         f"{_share(worst['share'])} of it ({where}).{_beside(known)}"
@@ -86,15 +74,6 @@ def _share(share: float) -> str:
     return "all" if share >= 1 else percent(share) if share > 0 else "nothing"
 
 
-def title(name: str) -> str:
-    """Name of an attack for readers; of one that is not ours its own.
-
-    >>> title("layer_probe"), title("my_attack")
-    ('Hidden states of each layer', 'My attack')
-    """
-    return TITLES.get(name, name.replace("_", " ").capitalize())
-
-
 def point(content: Content, x: Any) -> str:
     """Name of a point for readers.
 
@@ -117,8 +96,8 @@ def chart(name: str, content: Content) -> dict[str, Any]:
     ]
     ends = "; ".join(f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in lines)
     score, x_name = content["scores"][key], content["x"]["name"]
-    plot = line_chart(lines, y_label=score, label=f"{title(name)}: {ends}", unit_range=True, x_label=x_name)
-    return {"title": title(name), "svg": plot, "legend": [(line.name, line.css) for line in lines]}
+    plot = line_chart(lines, y_label=score, label=f"{stress_label(name)}: {ends}", unit_range=True, x_label=x_name)
+    return {"title": stress_label(name), "svg": plot, "legend": [(line.name, line.css) for line in lines]}
 
 
 def heat(name: str, content: Content) -> dict[str, Any]:
@@ -131,7 +110,7 @@ def heat(name: str, content: Content) -> dict[str, Any]:
             values = {p["x"]: p.get(key) for p in content["curves"][model]}
             lines.append((stage.capitalize(), [_cell(values.get(x), CHANCE.get(key, 0.0)) for x in xs]))
     return {
-        "title": title(name),
+        "title": stress_label(name),
         "score": content["scores"][key],
         "columns": [point(content, x) for x in xs],
         "lines": lines,
@@ -150,7 +129,7 @@ def _row(name: str, content: Content) -> dict[str, Any]:
     worst = None if recovered is None else recovered["at"]
     attacked = [_value(content["curves"].get(model, ()), key, worst) for model in ("unlearned", "retrained")]
     return {
-        "title": title(name),
+        "title": stress_label(name),
         "at": "–" if recovered is None else point(content, worst),
         "cells": [number(value) for value in (plain, *attacked)],
         "share": "–" if recovered is None else percent(recovered["share"]),

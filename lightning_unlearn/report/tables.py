@@ -6,8 +6,10 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from lightning_unlearn.report.leaderboard import Row, best
+from lightning_unlearn.report.recovered import is_recovered, told
 from lightning_unlearn.report.words import better, column_label, number
 
 LATEX = {
@@ -61,15 +63,22 @@ def markdown(rows: Sequence[Row], columns: Sequence[str], substitutes: dict[str,
 def comma_separated(rows: Sequence[Row], columns: Sequence[str], substitutes: dict[str, str]) -> str:
     """Every digit, for programs: name, folders and number of seeds, then each score with its standard deviation.
 
-    Columns bear the keys of `metrics.json`; a lexical measure's name stands behind the key of what it replaces.
+    Columns bear the keys of `metrics.json`; a lexical measure's name stands behind the key of what it replaces. What an
+    attack brought back has its verdict beside it.
     """
     names = [f"{key} ({by})" if (by := substitutes.get(key.rpartition("/")[2])) else key for key in columns]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["name", "runs", "seeds", *(part for name in names for part in (name, f"{name} std"))])
+    heads = [
+        [name, f"{name} std", *([f"{name} verdict"] if is_recovered(key) else [])]
+        for name, key in zip(names, columns, strict=True)
+    ]
+    writer.writerow(["name", "runs", "seeds", *chain(*heads)])
     for row in rows:
-        scores = [value for key in columns for value in (row.value(key), row.spread(key))]
-        writer.writerow([row.name, row.where, len(row.runs) or None, *scores])
+        scores = [
+            [row.value(key), row.spread(key), *([told(row.runs, key)] if is_recovered(key) else [])] for key in columns
+        ]
+        writer.writerow([row.name, row.where, len(row.runs) or None, *chain(*scores)])
     return stream.getvalue()
 
 
@@ -87,7 +96,9 @@ def _cells(
     def cell(row: Row, key: str) -> str:
         said, spread = number(row.value(key)), row.spread(key)
         shown = bold(figure(said)) if row.runs and said == tops[key] else figure(said)
-        return shown if spread is None else f"{shown}{plus_minus}{figure(number(spread))}"
+        whole = shown if spread is None else f"{shown}{plus_minus}{figure(number(spread))}"
+        verdict = text(told(row.runs, key))
+        return whole if not verdict else verdict if row.value(key) is None else f"{whole} ({verdict})"
 
     several = _has_seeds(rows)
     seeds = [[str(len(row.runs) or "")] if several else [] for row in rows]

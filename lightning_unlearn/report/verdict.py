@@ -77,12 +77,24 @@ def recall_kept(run: Run, name: str) -> float | None:
     return after / before if before and after is not None else None
 
 
+def of_muse(first: Run, last: Run) -> str:
+    """What MUSE's scores say of a model after a run, beside the one before that or an earlier run; "" without them."""
+    pairs = [
+        [first.value("before", key), last.value("after", key)] for key in ("muse/verbatim_memorization", "muse/utility")
+    ]
+    if any(after is None for _, after in pairs):
+        return ""
+    memory, utility = (f"{number(after)} (from {number(before)})" for before, after in pairs)
+    return f"verbatim memorisation of all texts is {memory}, utility {utility}"
+
+
 def _sentence(run: Run, forgot: str, kept_mark: str, kept_share: float | None) -> str:
     if "after" not in run.metrics:
         return "This run has no final evaluation yet, so there is no verdict."
     before, after = (run.value(stage, "forget/rougeL_recall") for stage in ("before", "after"))
     if after is None:
-        return "The model's recall of the forget set was not measured, so there is no verdict."
+        unknown = "The model's recall of the forget set was not measured, so there is no verdict"
+        return f"{of_muse(run, run).capitalize() or unknown}."
     if forgot == "unknown":
         first = f"The model's recall of the forget set is {number(after)}; where it started is not known"
     else:

@@ -15,6 +15,8 @@ SETS = {
     "world_facts": "World facts",
     HOLDOUT: "Holdout",
 }
+COMES_BACK = "stress"  # "stress/<attack>": the share of what was known that it brings back
+STRONGEST = f"{COMES_BACK}/strongest"
 METRICS = {
     "rougeL_recall": "ROUGE-L recall",
     "rouge1_recall": "ROUGE-1 recall",
@@ -39,6 +41,15 @@ METRICS = {
     "unlearning_score/utility": "Utility",
     "unlearning_score/harmonic_mean": "Harmonic mean of the three",
     "privacy/priv_leak": "PrivLeak (percent, best at 0)",
+    "muse/verbatim_memorization": "Verbatim memorisation (MUSE)",
+    "muse/knowledge_memorization": "Knowledge memorisation (MUSE)",
+    "muse/utility": "Utility (MUSE)",
+    "muse/min_k_auc": "Min-K 40 %: AUC (MUSE)",
+    "muse/priv_leak": "PrivLeak (MUSE; percent, best at 0)",
+    "lume/task_aggregate": "Task aggregate (LUME)",
+    "lume/mia_score": "Membership (LUME)",
+    "lume/final_score": "Final score (LUME, with MMLU)",
+    STRONGEST: "Strongest attack",
 }
 ATTACKS = {  # on membership
     "loss": "LOSS",
@@ -49,6 +60,18 @@ ATTACKS = {  # on membership
     "reference": "Reference",
     "gradient_norm": "Gradient norm",
 }
+STRESS_TESTS = {  # attacks on what is left
+    "relearning_forget": "Relearning some of the rows",
+    "relearning_related": "Fine-tuning on related rows",
+    "relearning_unrelated": "Fine-tuning on unrelated rows",
+    "quantization": "Coarser weights",
+    "quantization_nf4": "Coarser weights (NF4)",
+    "paraphrases": "The question in other words",
+    "prefixes": "Instructions around the question",
+    "in_context_hints": "Hints before the question",
+    "best_of_n": "The best of many samples",
+    "layer_probe": "Hidden states of each layer",
+}
 OF_ATTACKS = {"_auc": "AUC", "_closeness": "closeness to the retrained model"}
 LOWER_ON_FORGET = (
     *("rougeL_recall", "rouge1_recall", "probability", "cosine_similarity", "entailment"),
@@ -57,7 +80,7 @@ LOWER_ON_FORGET = (
 ABILITIES = ("acc", "acc_norm", "exact_match", "em", "f1", "mc1", "mc2", "bleu", "rouge1", "rougeL")  # of lm_eval
 HAZARDS = "wmdp"  # tasks of lm_eval whose knowledge is to go
 BENCHMARKS = ("muse", "rwku", "lume")  # whose scores are named after what is asked, "<benchmark>/<set>"
-UP_IN_BENCHMARKS = ("utility", "fluency", "task_aggregate", "mia_score")
+UP_IN_BENCHMARKS = ("utility", "fluency", "task_aggregate", "mia_score", "final_score")
 NO_AIM = ("predictive_entropy", "privacy/priv_leak")  # the best is somewhere in between
 SUBSTITUTED = ("cosine_similarity", "entailment")
 
@@ -78,17 +101,34 @@ def metric_label(key: str, substitutes: dict[str, str] | None = None) -> str:
         label = METRICS.get(key, key)
         return f"{label.removesuffix(' (closer look)')} (with substitutes)" if substitutes else label
     name = key if key in METRICS else key.rpartition("/")[2]
+    if key.startswith(f"{COMES_BACK}/") and key != STRONGEST:
+        return stress_label(name)
     return f"{substitutes[name]} (substitute)" if name in substitutes else METRICS.get(name, name)
 
 
 def column_label(key: str, substitutes: dict[str, str] | None = None) -> str:
     """Name of a metric where no heading says of which set it is.
 
-    >>> column_label("forget/probability"), column_label("model_utility")
-    ('Forget: Probability', 'Model utility (TOFU)')
+    >>> column_label("forget/probability"), column_label("model_utility"), column_label("stress/layer_probe")
+    ('Forget: Probability', 'Model utility (TOFU)', 'Comes back: Hidden states of each layer')
     """
-    name, group = metric_label(key, substitutes), set_label(key.rpartition("/")[0])
+    part = key.rpartition("/")[0]
+    name, group = metric_label(key, substitutes), "Comes back" if part == COMES_BACK else set_label(part)
     return f"{group}: {name}" if group else name
+
+
+def stress_label(name: str) -> str:
+    """Name of a stress test for readers; of one that is not ours its own.
+
+    >>> stress_label("layer_probe"), stress_label("my_attack")
+    ('Hidden states of each layer', 'My attack')
+    """
+    return STRESS_TESTS.get(name, name.replace("_", " ").capitalize())
+
+
+def stress_rank(name: str) -> int:
+    """Place of a stress test among ours; those that are not ours come after."""
+    return [*STRESS_TESTS].index(name) if name in STRESS_TESTS else len(STRESS_TESTS)
 
 
 def attack_label(name: str) -> str:
@@ -130,6 +170,8 @@ def better(key: str) -> str:
     ('lower', 'higher', '')
     """
     group, _, name = key.rpartition("/")
+    if group == COMES_BACK:
+        return "lower"
     if group in BENCHMARKS:
         if name.startswith("forget_") or name.endswith("_memorization"):
             return "lower"

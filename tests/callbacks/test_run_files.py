@@ -78,3 +78,17 @@ def test_drop_and_mask_and_clear(rank, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["samples.jsonl"]
     files.clear(keep="before")
     assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_lumes_final_score_comes_by_itself_whichever_part_is_written_first(rank, turned):
+    files, lume = rank(0), {"lume/task_aggregate": 0.2, "lume/mia_score": 0.6}
+    parts = [{"after": lume}, {"general_ability": {"before": {"mmlu/acc": 0.5}, "after": {"mmlu/acc": 0.4}}}]
+    files.update(before={"lume/task_aggregate": 0.3})
+    for part in reversed(parts) if turned else parts:
+        files.update(**part)
+    assert files.metrics()["after"] == {**lume, "lume/final_score": pytest.approx(0.4)}  # (0.2 + 0.6 + 0.4) / 3
+    assert files.metrics()["before"] == {"lume/task_aggregate": 0.3}  # it has no membership score
+    assert files.metrics()["retrained"] is None
+    files.update(after={"forget/probability": 0.1})
+    assert files.metrics()["after"] == {"forget/probability": 0.1}

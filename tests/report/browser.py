@@ -25,7 +25,7 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason=f"no browser found: n
 # runs in a copy of the page: how wide it got, and which elements stick out although nothing clips or scrolls them
 MEASURE = """<script>
 addEventListener("load", () => {
-  const inside = element => element.closest(".wide");
+  const inside = element => element.closest(".wide") && element.tagName !== "CAPTION"; // captions are never cut off
   const wide = [...document.querySelectorAll("body *")].filter(
     element => !inside(element) && element.getBoundingClientRect().right > innerWidth + 1);
   const small = [...document.querySelectorAll("svg text")].map(

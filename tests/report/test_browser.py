@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_unlearn.report import write_comparison, write_report
+from lightning_unlearn.report import write_comparison, write_report, write_sequence
 from tests.report.browser import DESKTOP, PHONE, brightness, browse, drawn, measure, needs_browser, photograph
 from tests.report.fake_run import write_run
 from tests.report.fake_stress import write_stress
@@ -32,7 +32,23 @@ def comparison(tmp_path_factory) -> Path:
     return write_comparison(runs, folder / "comparison.html")
 
 
-@pytest.mark.parametrize("page", ["report", "stressed", "comparison"])
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory) -> Path:
+    """A comparison of two runs, of which one was attacked."""
+    folder = tmp_path_factory.mktemp("attacked")
+    runs = [write_stress(write_run(folder / "attacked")), write_run(folder / "not_attacked", shift=0.1)]
+    return write_comparison(runs, folder / "comparison.html")
+
+
+@pytest.fixture(scope="module")
+def sequence(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sequence")
+    for place in (1, 2, 3):
+        write_run(folder / f"request_{place:02d}", shift=place / 10)
+    return write_sequence(folder)
+
+
+@pytest.mark.parametrize("page", ["report", "stressed", "comparison", "attacked", "sequence"])
 @pytest.mark.parametrize("width", [320, PHONE, 768, DESKTOP])
 def test_fits_its_width(request, tmp_path, page, width):
     found = measure(tmp_path, request.getfixturevalue(page), width)
@@ -86,6 +102,27 @@ def test_a_click_sorts_the_leaderboard(tmp_path, comparison):
     assert found[1] == "123ascending 321descending 123descending 123ascending 1"
     first = re.search(r'<table class="scores sortable">.*?<tbody>(.*?)</tbody>', printed, re.DOTALL)
     assert "Starting model" in first[1]  # stays above
+
+
+def test_every_table_is_sorted_by_itself(tmp_path, attacked):
+    """The run that was not attacked stays below in the second table, and forgets less in the first."""
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", attacked.read_text())
+    script = """<script>
+const boards = [...document.querySelectorAll(".sortable")];
+const marks = () => boards.map(board => [...board.querySelectorAll(".number")].map(mark => mark.textContent).join(""));
+const click = (board, name) => [...boards[board].querySelectorAll("thead button")].find(
+  button => button.textContent.startsWith(name)).click();
+const seen = [];
+for (const [board, name] of [[0, "Run"], [0, "Run"], [1, "Hidden"], [1, "Hidden"], [1, "Run"], [1, "Run"]]) {
+  click(board, name);
+  seen.push(marks().join("|"));
+}
+document.body.dataset.sorted = seen.join(" ");
+</script>"""
+    (tmp_path / "page.html").write_text(text.replace("</body>", script + "</body>"))
+    found = re.search(r'data-sorted="([^"]*)"', browse(tmp_path, tmp_path / "page.html", DESKTOP, "--dump-dom").stdout)
+    assert found
+    assert found[1] == "12|12 21|12 21|12 21|12 21|12 21|21"
 
 
 def test_colors_of_the_plots_arrive(tmp_path, report):

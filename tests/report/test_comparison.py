@@ -13,6 +13,7 @@ from lightning_unlearn.report.comparison import FORMS, choose_columns, headline,
 from lightning_unlearn.report.leaderboard import leaderboard
 from lightning_unlearn.report.runs import Run
 from tests.report.fake_run import write_run
+from tests.report.fake_stress import write_stress
 from tests.report.test_page import Outline
 
 OTHER = "lightning_unlearn.objectives.answer_preservation.AnswerPreservation"
@@ -89,6 +90,35 @@ def test_seeds_are_one_row_with_mean_and_spread(tmp_path):
     assert "2 seeds: seed0, seed1" in html
     assert "<span>2 runs</span>" in html
     assert "mean, and ± standard deviation" in html
+
+
+def test_what_attacks_bring_back_is_a_column_and_a_table(runs):
+    assert "No run was put under attack" in render_comparison([read_run(path) for path in runs])
+    write_stress(runs[0])
+    html = render_comparison([read_run(path) for path in runs])
+    assert html.count("Comes back: Strongest attack") == 1
+    assert 'data-value="0.71">0.710<small class="told">exposed: hidden states of each layer</small>' in html
+    assert "Exposed</span>" in html.partition("Leaderboard")[0]  # a badge beside the verdict on the scores
+    board = html.partition("What attacks bring back")[2]
+    assert "Hidden states of each layer" in board
+    assert 'data-value="-0.08">-0.080<small class="told">holds</small>' in board
+    assert board.count("not tested") == 6  # attacks on the other run
+    assert "No run was put under attack" not in html
+    assert "not put under the same attacks" not in html
+    write_stress(runs[1])
+    (runs[1] / "stress/prefixes.json").unlink()
+    assert "not put under the same attacks" in render_comparison([read_run(path) for path in runs])
+
+
+def test_attacks_are_chosen_as_columns_too(runs):
+    write_stress(runs[0])
+    found = [read_run(path) for path in runs]
+    keys = choose_columns(leaderboard(found), None)
+    assert keys[4] == "stress/strongest"
+    assert keys[-2:] == ["stress/best_of_n", "stress/layer_probe"]
+    html = render_comparison(found, ["stress/layer_probe"])
+    assert "What attacks bring back" not in html
+    assert "Hidden states of each layer" in html
 
 
 def test_of_many_runs_the_plot_names_those_that_no_other_beats_on_both_axes():

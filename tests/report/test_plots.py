@@ -38,6 +38,15 @@ def test_line_chart_places_points():
     assert "forget, step 10: 1.000" in drawing
 
 
+def test_intervals_stand_at_their_points_and_fit_into_the_plot():
+    line = Line("a", "forget", [(0, 1.0), (2, 2.0)], [(2, 0.0, 4.0)])
+    (bar,) = [
+        e for e in parsed(line_chart([line], y_label="y", label="l")).iter("line") if "interval" in e.get("class", "")
+    ]
+    right, top, bottom = svg.WIDTH - svg.RIGHT, svg.TOP, svg.HEIGHT - svg.BOTTOM
+    assert [float(bar.get(name, "")) for name in ("x1", "y1", "x2", "y2")] == [right, bottom, right, top]
+
+
 def test_steps_are_whole():
     drawing = line_chart([Line("a", "loss", [(0, 0.0), (2, 1.0)])], y_label="y", label="two steps", unit_range=True)
     texts = [element.text for element in parsed(drawing).iter("text")]

@@ -22,6 +22,11 @@ def test_figures_need_a_value_after_training():
     assert figure["values"] == {"before": 1.0, "after": 0.1, "retrained": None}
 
 
+def test_figures_of_muse():
+    run = Run(Path("r"), metrics={"before": {"muse/utility": 0.5}, "after": {"muse/utility": 0.25}})
+    assert [(one["label"], one["aim"]) for one in figures(run)] == [("Utility (MUSE)", "higher")]
+
+
 def test_figures_that_rest_on_substitutes_say_so():
     metrics = {"after": {"closer_look/model_utility": 0.7}}
     assert figures(Run(Path("r"), metrics=metrics))[0]["label"] == "Model utility"

@@ -112,3 +112,24 @@ def test_substitutes_are_named():
 def test_folders_tell_rows_of_one_method_apart(names, told):
     rows = [row(name, run(0.1, 0.2, 0.3)) for name in names]
     assert full_name(rows[0], rows) == told
+
+
+def test_what_attacks_bring_back_has_its_verdict_beside_it():
+    def attacked(share: float) -> Run:
+        found = {"prefixes": {"recovered": {"share": share, "verdict": "exposed"}}} if share else {}
+        return Run(Path("r"), metrics={"after": {"stress/prefixes": share} if share else {}}, stress=found)
+
+    rows = [Row(attacked(0.0), "after", "Starting model"), row("NPO", attacked(0.5)), row("DPO", attacked(0.0))]
+    key = "stress/prefixes"
+    assert markdown(rows, [key], {}).splitlines()[2:] == [
+        "| Starting model | – |",
+        "| NPO | 0.500 (exposed) |",
+        "| DPO | not tested |",
+    ]
+    assert r"NPO & 0.500 (exposed) \\" in latex(rows, [key], {})
+    assert list(csv.reader(io.StringIO(comma_separated(rows, [key], {})))) == [
+        ["name", "runs", "seeds", key, f"{key} std", f"{key} verdict"],
+        ["Starting model", "", "", "", "", ""],
+        ["NPO", "folder", "1", "0.5", "", "exposed"],
+        ["DPO", "folder", "1", "", "", "not tested"],
+    ]

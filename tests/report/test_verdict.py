@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_unlearn.report.runs import Run
-from lightning_unlearn.report.verdict import grade, kept, share_removed, verdict
+from lightning_unlearn.report.verdict import grade, kept, of_muse, share_removed, verdict
 
 
 def run(**stages: dict[str, float]) -> Run:
@@ -110,3 +110,12 @@ def test_a_loss_of_general_knowledge_is_told():
         "General knowledge suffered: of its recall it keeps 63.5% on real authors and 62.5% on world facts.",
     )
     assert verdict(run(before=before, after={**after, **before})).details == ()
+
+
+def test_muse_says_what_is_left_and_kept_but_judges_nothing():
+    keys = ("muse/verbatim_memorization", "muse/utility")
+    stages = {"before": dict(zip(keys, (0.9, 0.5), strict=True)), "after": dict(zip(keys, (0.1, 0.4), strict=True))}
+    judged = verdict(run(**stages))
+    assert judged.sentence == "Verbatim memorisation of all texts is 0.100 (from 0.900), utility 0.400 (from 0.500)."
+    assert (judged.forgot, judged.kept) == ("unknown", "unknown")
+    assert of_muse(run(), run(after={keys[0]: 0.1})) == ""
