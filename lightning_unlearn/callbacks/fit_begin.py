@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback
 class FitBegin(Callback):
     """Calls `on_fit_begin` once a fit, before its first batch, when the checkpoint that it continues has been read.
 
-    That is when the fit starts; but where a strategy restores sharded checkpoints, when training starts, or when the fit
-    ends as nothing was left to train.
+    That is when the fit starts; but where a strategy restores sharded checkpoints, when training starts, or when the
+    fit ends as nothing was left to train.
     """
 
     _begun = False

@@ -191,12 +191,12 @@ class UnlearningDataModule(LightningDataModule, ABC):
     def refusals(self) -> list[str]:
         """Return what a model may answer instead."""
         given = self._given_refusals
-        return self.default_refusals() if given is None else _lines(given, "refusal")
+        return self.default_refusals() if given is None else _lines(given, "refusal", "refusals")
 
     def unanswerable(self) -> list[str]:
         """Return questions that a model cannot answer."""
         given = self._given_unanswerable
-        return list(QUESTIONS) if given is None else _lines(given, "question")
+        return list(QUESTIONS) if given is None else _lines(given, "question", "unanswerable")
 
     def default_refusals(self) -> list[str]:
         """Return the refusals where none were given."""
@@ -327,8 +327,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
         return chunk_rows(encoder, records) if all(map(is_text, records)) else encoder.rows(records)
 
 
-def _lines(given: str | Path | list[str], what: str) -> list[str]:
-    return list(given) if isinstance(given, list | tuple) else read_lines(given, what)
+def _lines(given: str | Path | list[str], what: str, name: str) -> list[str]:
+    return list(given) if isinstance(given, list | tuple) else read_lines(given, what, name=name)
 
 
 def _once(records: list[Record]) -> list[Record]:
