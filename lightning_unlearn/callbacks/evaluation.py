@@ -224,7 +224,10 @@ class Evaluate(FitBegin):
         step, values = self._evaluated
         known = fitting and step == trainer.global_step and bool(values)  # and on the curves
         if not known:
-            values = self._values(trainer, self._evaluate_some(trainer, pl_module))
+            log = self._evaluate_some(trainer, pl_module)
+            values = self._values(trainer, log)
+            for row in [] if fitting else failures(log):  # of which no file tells
+                rank_zero_warn(f"row {row['index']} of {row['set']}: {row['why']}")
         pl_module.log_dict(values, logger=not known, batch_size=1, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

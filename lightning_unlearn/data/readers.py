@@ -58,11 +58,7 @@ def read_rows(source: Source, *, split: str | None = None, name: str = "") -> li
     Raises:
         RecordError: if the source does not exist, cannot be decoded, or holds no rows.
     """
-    if not isinstance(source, str | PathLike):
-        label, rows = name or "rows", enumerate(source, start=1)
-    else:
-        with naming(name):
-            label, rows = _open(source, split)
+    label, rows = _open(source, split, name)
     found = [(f"{label}:{number}", row) for number, row in rows]
     if not found:
         raise RecordError(f"{label}: must hold at least one row, got none")
@@ -89,7 +85,14 @@ def read_lines(path: str | PathLike, what: str, *, name: str = "") -> list[str]:
     return [line for line in lines if line]
 
 
-def _open(source: str | PathLike, split: str | None) -> tuple[str, Iterable[tuple[int, Any]]]:
+def _open(source: Source, split: str | None, name: str) -> tuple[str, Iterable[tuple[int, Any]]]:
+    if not isinstance(source, str | PathLike):
+        return name or "rows", enumerate(source, start=1)
+    with naming(name):
+        return _found(source, split)
+
+
+def _found(source: str | PathLike, split: str | None) -> tuple[str, Iterable[tuple[int, Any]]]:
     path = Path(source)
     if path.is_file():
         return str(source), _parquet_rows(path) if path.suffix == PARQUET else _json_rows(path)
