@@ -210,25 +210,20 @@ class Evaluate(FitBegin):
         for callback in trainer.callbacks:
             if isinstance(callback, (Throughput, RunFolder)):
                 callback.on_validation_start(trainer, pl_module)
-        values = self._values(trainer, self._evaluate_some(trainer, pl_module))
-        self._evaluated = step, values
-        pl_module.log_dict(values, logger=False, batch_size=1, sync_dist=True)
-        for logger in trainer.loggers:  # whatever log_every_n_steps is; steps count from 0, as Lightning has them
-            logger.log_metrics(values, step=step - 1)
+        self._log_step(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the rows of training and log "eval/<metric>", which checkpoints and early stopping may monitor."""
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or (fitting and self.training_max_rows == 0):
             return
-        step, values = self._evaluated
-        known = fitting and step == trainer.global_step and bool(values)  # and on the curves
-        if not known:
-            log = self._evaluate_some(trainer, pl_module)
-            values = self._values(trainer, log)
-            for row in [] if fitting else failures(log):  # of which no file tells
-                rank_zero_warn(f"row {row['index']} of {row['set']}: {row['why']}")
-        pl_module.log_dict(values, logger=not known, batch_size=1, sync_dist=True)
+        if fitting and self.every_n_steps is not None:
+            self._log_step(trainer, pl_module)
+            return
+        log = self._evaluate_some(trainer, pl_module)
+        pl_module.log_dict(self._values(trainer, log), batch_size=1, sync_dist=True)
+        for row in [] if fitting else failures(log):  # of which no file tells
+            rank_zero_warn(f"row {row['index']} of {row['set']}: {row['why']}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the trained model, while it is still on its device."""
@@ -269,6 +264,15 @@ class Evaluate(FitBegin):
             "attack_reference": None if self.attack_reference is None else str(self.attack_reference),
             "gradient_norms": self.gradient_norms,
         }
+
+    def _log_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rows of training at an optimiser step, evaluated once where a validation falls on it."""
+        step = trainer.global_step
+        if self._evaluated[0] != step or not self._evaluated[1]:
+            self._evaluated = step, self._values(trainer, self._evaluate_some(trainer, pl_module))
+            for logger in trainer.loggers:  # whatever log_every_n_steps is; steps count from 0, as Lightning has them
+                logger.log_metrics(self._evaluated[1], step=step - 1)
+        pl_module.log_dict(self._evaluated[1], logger=False, batch_size=1, sync_dist=True)
 
     def _training_rows(self, trainer: Trainer) -> int | None:
         limits = [rows for rows in (self.training_max_rows, self.max_rows, int(trainer.fast_dev_run)) if rows]
