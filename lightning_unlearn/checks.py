@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
+from lightning_unlearn.models import positions
+
 if TYPE_CHECKING:
     from lightning_unlearn.objectives.base import Objective
 
@@ -30,6 +32,21 @@ def check_run(objective: Objective) -> None:
         )
     if objective.update is not None:
         _check_rule(objective)
+
+
+def check_lengths(objective: Objective) -> None:
+    """Check that the model takes every row of the data that it will be trained on.
+
+    Raises:
+        ValueError: naming the longest row.
+    """
+    data, limit = getattr(objective.trainer, "datamodule", None), positions(objective.model)
+    tokens, place = data.longest_row() if hasattr(data, "longest_row") else (0, "")
+    if limit is not None and tokens > limit:
+        raise ValueError(
+            f"max_length must be at most {limit}, the most tokens that the model takes, so that longer rows are cut; "
+            f"got {data.max_length}, and {place} has {tokens}"
+        )
 
 
 def _check_rule(objective: Objective) -> None:

@@ -90,6 +90,12 @@ def load_causal_lm(
     return loaded
 
 
+def positions(model: nn.Module) -> int | None:
+    """Return the most tokens of a row that a model takes, None where it does not say."""
+    config = getattr(causal_lm(model), "config", None)
+    return None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def loads_apart(model: str | Path | nn.Module) -> bool:
     """Whether each process can read its own part of the weights: they are in files, and of one model."""
     return not isinstance(model, nn.Module) and not (Path(model) / "adapter_config.json").exists()

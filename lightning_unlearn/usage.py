@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 _ABSTRACT = r"(?:- )?Expected an instantiatable class, but \S+ is abstract"
@@ -33,6 +34,23 @@ class OneLineErrors:
         if not self.exit_on_error:  # a parser of one class's options: its message becomes part of the outer one's
             super().error(message, ex)  # type: ignore[misc]
         raise UsageError(explain(message, self.known_words())) from ex
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Within it a ValueError of one message says which argument it is about; "" for none.
+
+    >>> with naming("retrained"):
+    ...     raise ValueError("no such file")
+    Traceback (most recent call last):
+    ValueError: retrained: no such file
+    """
+    try:
+        yield
+    except ValueError as error:
+        if argument and len(error.args) == 1:
+            error.args = (f"{argument}: {error}",)
+        raise
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

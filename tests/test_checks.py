@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from transformers import AutoModelForCausalLM
 
-from lightning_unlearn.checks import check_run
+from lightning_unlearn.checks import check_lengths, check_run
+from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.unlearning_records import UnlearningRecords
 from lightning_unlearn.objectives.gradient_difference import GradientDifference
 from lightning_unlearn.updates.normalized_gradient_difference import NormalizedGradientDifference
 from tests.dense import tiny
@@ -42,3 +45,19 @@ def test_a_rule_without_its_term():
     objective = GradientDifference(tiny(), retain="none", update=NormalizedGradientDifference())
     with pytest.raises(ValueError, match=r'retain must name a term for update=Normalized\w+, got "none"'):
         check_run(run_of(objective))
+
+
+@pytest.mark.filterwarnings("ignore:max_length=.* cuts the answers")
+def test_a_row_that_the_model_cannot_take(tiny_model_dir, tiny_tokenizer):
+    objective = run_of(GradientDifference(AutoModelForCausalLM.from_pretrained(tiny_model_dir("gpt2"))))
+    short, long = Record("Who?", "Ana.", source="rows:1"), Record("Who else?", "Bo and " * 200, source="rows:2")
+
+    def check(max_length):
+        data = UnlearningRecords(forget=[short], retain=[long], tokenizer=tiny_tokenizer, max_length=max_length)
+        data.setup("fit")
+        objective._trainer.datamodule = data
+        check_lengths(objective)
+
+    with pytest.raises(ValueError, match=r"max_length must be at most 256, .*; got 300, and rows:2 has 299"):
+        check(300)
+    check(256)  # rows are cut

@@ -327,3 +327,21 @@ def test_another_optimiser_takes_nothing_from_the_default(words, capsys):
     assert optimizer["class_path"] == "torch.optim.SGD"
     assert optimizer["init_args"]["lr"] == 0.1
     assert optimizer["init_args"]["weight_decay"] == torch.optim.SGD([torch.zeros(1)]).defaults["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_an_over_long_row_is_reported_by_test_and_named_by_fit(arch, tiny_model_dir, tmp_path, capsys):
+    folder = str(tiny_model_dir(arch))
+    rows = [{"question": "Who?", "answer": "Ana."}, {"question": "Who wrote " + "it " * 600 + "?", "answer": "Bo."}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = ["--model", "GradientAscent", "--model.model", folder, "--data", "UnlearningRecords", "--data.tokenizer"]
+    words += [folder, "--data.forget", str(tmp_path / "rows.jsonl"), *QUICK]
+    words += ["--trainer.default_root_dir", str(tmp_path / "run")]
+    assert main(["test", *words]) == 0
+    (failed,) = json.loads((tmp_path / "run/metrics.json").read_text())["failed"]["test"]
+    assert (failed["set"], failed["index"]) == ("forget", 1)
+    assert "max_length=512 cuts off the whole answer" in failed["why"]
+    assert main(["validate", *words]) == 0
+    capsys.readouterr()
+    assert main(["fit", *words]) == 2
+    assert "rows.jsonl:2: max_length=512 cuts off the whole answer" in capsys.readouterr().err

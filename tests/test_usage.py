@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lightning_unlearn.usage import did_you_mean, explain
+from lightning_unlearn.usage import UsageError, did_you_mean, explain, naming
 
 NESTED = """Parser key "model":
   Does not validate against any of the Union subtypes
@@ -134,3 +134,12 @@ def test_explain_says_it_in_one_line(message, line):
 def test_did_you_mean_ignores_case_and_what_is_far():
     assert did_you_mean("npo", ["NPO", "DPO"]) == "; did you mean 'NPO'?"
     assert did_you_mean("--nope", ["--model"]) == ""
+
+
+def test_an_error_says_which_argument_it_is_about_and_stays_what_it_was():
+    with pytest.raises(UsageError, match=r"^rows: no such file$"), naming("rows"):
+        raise UsageError("no such file")
+    with pytest.raises(ValueError, match=r"^no such file$"), naming(""):
+        raise ValueError("no such file")
+    with pytest.raises(OSError, match=r"^no such file$"), naming("rows"):
+        raise OSError("no such file")

@@ -64,7 +64,7 @@ def read_prompts(file: str | Path) -> Prompts:
         RecordError: for a row without "question", or a field that is no text.
     """
     found: Prompts = {}
-    for where, row in read_rows(file):
+    for where, row in read_rows(file, name="file"):
         if not isinstance(row, Mapping) or "question" not in row:
             raise RecordError(f'{where}: expected an object with "question" and other ways to ask it')
         for name, text in row.items():

@@ -34,7 +34,7 @@ class Prefixes(PromptAttack):
 
     def __init__(self, *, file: str | Path | None = None) -> None:
         self.file = file
-        self._templates = TEMPLATES if file is None else _numbered(read_lines(file, "template"))
+        self._templates = TEMPLATES if file is None else _numbered(read_lines(file, "template", name="file"))
         without = [name for name, template in self._templates.items() if "{question}" not in template]
         if without:
             raise ValueError(f'file must have "{{question}}" in every line, got {without[0]} without it')

@@ -110,7 +110,7 @@ class Relearning(Attack):
             ValueError: if the data have none.
         """
         if self.file is not None:
-            source = read_records(self.file)
+            source = read_records(self.file, name="file")
         elif self.rows == "unrelated":
             source = [*world_facts(), *real_authors()]
         else:

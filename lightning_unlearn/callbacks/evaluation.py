@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import astuple, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -24,19 +23,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from lightning_unlearn.callbacks.evaluation_data import set_options, sets_and_encoder, texts
 from lightning_unlearn.callbacks.fit_begin import FitBegin
+from lightning_unlearn.callbacks.monitors import check_monitored, logged, monitored
 from lightning_unlearn.callbacks.preemption import EXIT_CODE, listening
 from lightning_unlearn.callbacks.run_files import METRICS, RunFiles
 from lightning_unlearn.callbacks.run_folder import RunFolder
 from lightning_unlearn.callbacks.throughput import Throughput
-from lightning_unlearn.data.records import Record
-from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.evaluation import tofu
 from lightning_unlearn.evaluation.bootstrap import RESAMPLES, difference_intervals, intervals
 from lightning_unlearn.evaluation.criterion import Criterion
 from lightning_unlearn.evaluation.log import Log, failures, group_by_set
-from lightning_unlearn.evaluation.protocols import find_protocol, missing, scores
-from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, select_rows, substitutes
+from lightning_unlearn.evaluation.protocols import evaluated, find_protocol, missing, names, protocol_names, scores
+from lightning_unlearn.evaluation.run import EvaluationStopped, evaluate, part_of, substitutes
 from lightning_unlearn.fingerprint import fingerprint
 from lightning_unlearn.metrics.nli import DEFAULT_NLI_MODEL, NLIModel, load_nli_model
 from lightning_unlearn.metrics.sentence_encoder import (
@@ -46,9 +45,9 @@ from lightning_unlearn.metrics.sentence_encoder import (
 )
 from lightning_unlearn.models import load_causal_lm
 from lightning_unlearn.processes import from_first, together
+from lightning_unlearn.usage import naming
 
 PROTOCOLS = ("tofu", "closer_look", "memorization", "privacy", "unlearning_score")
-COSTLY = ("reference_nll", "gradient_norm")  # columns of a sample that no validation computes
 CHANGE = "after - before"  # in the intervals of metrics.json
 
 
@@ -143,13 +142,13 @@ class Evaluate(FitBegin):
         self._retrained_log: Log | None = None
         self._start_log: Log | None = None
         self._finished = False
-        self._evaluated_at = 0  # the optimiser step
+        self._evaluated: tuple[int, dict[str, float]] = (0, {})  # the optimiser step, and what was found
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out what is missing before anything is trained: sets, judging models, the retrained model's log."""
-        sets, _ = _data(trainer)
+        sets, _ = sets_and_encoder(trainer)
         if any(sets.get(name) for name in tofu.UTILITY_SETS):
             tofu.utility_sets({name: [{}] for name, records in sets.items() if records})
         if "closer_look" in self.protocols and self._judges["entailment"] is None:
@@ -161,10 +160,10 @@ class Evaluate(FitBegin):
                 }
             )
         if self.attack_reference is not None and self._reference is None:
-            with _telling("attack_reference"):
+            with naming("attack_reference"):
                 self._reference = load_causal_lm(self.attack_reference).eval().to(trainer.strategy.root_device)
         if self.retrained is not None:
-            with _telling("retrained"):
+            with naming("retrained"):
                 self._retrained_log = from_first(lambda: tofu.read_log(self.retrained))
         if stage != "fit":
             self._start_log = group_by_set(RunFiles(trainer).samples("before"))
@@ -182,11 +181,13 @@ class Evaluate(FitBegin):
         run = RunFiles(trainer)
         if trainer.ckpt_path is None:
             run.clear(keep="before")  # a start that was stopped goes on
+            self._check_names_early(trainer, pl_module)
             self._start_log = log = self._evaluate_stage(trainer, pl_module, "before")
             self._check_names(trainer, log)
             self._log_start(trainer, log)
         else:
             self._start_log = group_by_set(run.samples("before"))
+            self._check_names(trainer, self._start_log)
             if run.metrics().get("before") is None:
                 rank_zero_warn(
                     f"{run.folder / METRICS} has no evaluation of the starting model, and a fit that continues from a "
@@ -197,31 +198,32 @@ class Evaluate(FitBegin):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Know which step the fit goes on from: it was evaluated before the checkpoint."""
         super().on_train_start(trainer, pl_module)
-        self._evaluated_at = trainer.global_step
+        self._evaluated = trainer.global_step, {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate the rows of training where so many optimiser steps are complete; no other clock counts it."""
         step = trainer.global_step
-        if self.every_n_steps is None or step % self.every_n_steps or step == self._evaluated_at:
+        if self.every_n_steps is None or step % self.every_n_steps or step == self._evaluated[0]:
             return
-        self._evaluated_at = step
         for callback in trainer.callbacks:
             if isinstance(callback, (Throughput, RunFolder)):
                 callback.on_validation_start(trainer, pl_module)
-        values = self._values(trainer, self._evaluate_some(trainer, pl_module))
-        pl_module.log_dict(values, logger=False, batch_size=1, sync_dist=True)
-        for logger in trainer.loggers:  # whatever log_every_n_steps is; steps count from 0, as Lightning has them
-            logger.log_metrics(values, step=step - 1)
+        self._log_step(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the rows of training and log "eval/<metric>", which checkpoints and early stopping may monitor."""
         fitting = trainer.state.fn == TrainerFn.FITTING
         if trainer.sanity_checking or (fitting and self.training_max_rows == 0):
             return
-        values = self._values(trainer, self._evaluate_some(trainer, pl_module))
-        pl_module.log_dict(values, batch_size=1, sync_dist=True)
+        if fitting and self.every_n_steps is not None:
+            self._log_step(trainer, pl_module)
+            return
+        log = self._evaluate_some(trainer, pl_module)
+        pl_module.log_dict(self._values(trainer, log), batch_size=1, sync_dist=True)
+        for row in [] if fitting else failures(log):  # of which no file tells
+            rank_zero_warn(f"row {row['index']} of {row['set']}: {row['why']}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate the trained model, while it is still on its device."""
@@ -239,7 +241,7 @@ class Evaluate(FitBegin):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate all rows, log "eval/<metric>" and write stage "test"."""
         log = self._evaluate_stage(trainer, pl_module, "test")
-        values = _named(self.scores(log, self._retrained_log, self._start_log))
+        values = logged(self.scores(log, self._retrained_log, self._start_log))
         pl_module.log_dict(values, batch_size=1, sync_dist=True)
 
     # -- what they share ----------------------------------------------------------------------------------------------
@@ -263,6 +265,15 @@ class Evaluate(FitBegin):
             "gradient_norms": self.gradient_norms,
         }
 
+    def _log_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rows of training at an optimiser step, evaluated once where a validation falls on it."""
+        step = trainer.global_step
+        if self._evaluated[0] != step or not self._evaluated[1]:
+            self._evaluated = step, self._values(trainer, self._evaluate_some(trainer, pl_module))
+            for logger in trainer.loggers:  # whatever log_every_n_steps is; steps count from 0, as Lightning has them
+                logger.log_metrics(self._evaluated[1], step=step - 1)
+        pl_module.log_dict(self._evaluated[1], logger=False, batch_size=1, sync_dist=True)
+
     def _training_rows(self, trainer: Trainer) -> int | None:
         limits = [rows for rows in (self.training_max_rows, self.max_rows, int(trainer.fast_dev_run)) if rows]
         return min(limits, default=None)
@@ -270,31 +281,46 @@ class Evaluate(FitBegin):
     def _values(self, trainer: Trainer, log: Log) -> dict[str, float]:
         """Score rows of training, compared with the starting model on the same rows: "eval/<metric>".
 
-        A score of the starting model that this one lacks, as no row could be evaluated, is NaN: what monitors it goes
+        A score that this model lacks, as no row could be evaluated or it is no number, is NaN: what monitors it goes
         on, or stops the run in its own way.
         """
-        start = _part(self._start_log or {}, _data(trainer)[0], self._training_rows(trainer))
-        known = self.scores(start, self._retrained_log, start)
-        return _named({**dict.fromkeys(known, nan), **self.scores(log, self._retrained_log, start)})
+        start = part_of(self._start_log or {}, sets_and_encoder(trainer)[0], self._training_rows(trainer))
+        known = [*self._names(start, start), *self._names(log, start)]
+        if evaluated(log).keys() < {name for name, samples in log.items() if samples}:
+            known += monitored(trainer.callbacks)
+        return logged({**dict.fromkeys(known, nan), **self.scores(log, self._retrained_log, start)})
 
     def _log_start(self, trainer: Trainer, log: Log) -> None:
         """Put the starting model on the curves, judged by the rows that validations during training will use."""
         if self.training_max_rows != 0:
-            rows = _part(log, _data(trainer)[0], self._training_rows(trainer))
+            rows = part_of(log, sets_and_encoder(trainer)[0], self._training_rows(trainer))
             for logger in trainer.loggers:
-                logger.log_metrics(_named(self.scores(rows, self._retrained_log, rows)), step=trainer.global_step)
+                logger.log_metrics(logged(self.scores(rows, self._retrained_log, rows)), step=trainer.global_step)
+
+    def _names(self, log: Log, start_log: Log) -> list[str]:
+        """Name the scores of a log, the criterion among them where it can be made."""
+        found = names(self._functions, log, self._retrained_log, start_log)
+        return [*found, "criterion"] if self.criterion is not None and {*self.criterion.keys} <= {*found} else found
 
     def _check_names(self, trainer: Trainer, log: Log) -> None:
-        """Refuse a misspelt score now, and not when the first epoch ends."""
-        rows = _part(log, _data(trainer)[0], self._training_rows(trainer))
-        found = self.scores(rows, self._retrained_log, rows)
+        """Refuse a misspelt score now, and not when the first epoch ends; one of rows that all failed may be right."""
+        sets = {name: records for name, records in sets_and_encoder(trainer)[0].items() if records}
+        rows = part_of(log, sets, self._training_rows(trainer))
+        if evaluated(rows).keys() < sets.keys():
+            return
+        found = self._names(rows, rows)
         if self.criterion is not None:
-            self.criterion(found)
-        known = list(_named(found)) if self.training_max_rows != 0 else []
-        for monitor in filter(None, (getattr(callback, "monitor", None) for callback in trainer.callbacks)):
-            if monitor.startswith("eval/") and monitor not in known:
-                names = ", ".join(known) or "none, as training_max_rows is 0"
-                raise ValueError(f"monitor must be a score of this evaluation, got {monitor!r}; there are: {names}")
+            self.criterion.check(found)
+        check_monitored(trainer.callbacks, found if self.training_max_rows != 0 else [])
+
+    def _check_names_early(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a misspelt score by a few rows; they are kept, and need not be evaluated again.
+
+        Our protocols have the same scores of one row of each set as of many, others may not.
+        """
+        if self.criterion is not None or monitored(trainer.callbacks):
+            rows = 1 if {*self.protocols} <= {*protocol_names()} else self._training_rows(trainer)
+            self._check_names(trainer, self._evaluate_files(trainer, pl_module, "before", max_rows=rows))
 
     def _copy_retrained(self, run: RunFiles) -> None:
         if self._retrained_log is not None:
@@ -304,20 +330,9 @@ class Evaluate(FitBegin):
             self._write(run, "retrained", self._retrained_log, self._start_log)
 
     def _evaluate_stage(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> Log:
-        """Evaluate into the run's files, going on from samples of the same weights and settings."""
+        """Evaluate into the run's files, scores and all."""
         run, settings = RunFiles(trainer), self.settings()
-        about = [settings, self.redact, fingerprint(pl_module.model), _texts(trainer)]
-        stamp = {"stage": stage, "step": trainer.global_step, "about": _digest(about)}
-        run.drop(lambda sample: sample.get("stage") == stage and not stamp.items() <= sample.items())
-        log = self._evaluate(
-            trainer,
-            pl_module,
-            max_rows=self.max_rows,
-            done=run.samples(stage),
-            reference=self._reference,
-            gradient_norms=self.gradient_norms,
-            on_samples=lambda samples: run.append([sample | stamp for sample in samples], masked=self.redact),
-        )
+        log = self._evaluate_files(trainer, pl_module, stage, max_rows=self.max_rows)
         named = substitutes(self.sentence_encoder, self.entailment) if "closer_look" in self.protocols else {}
         guards = getattr(trainer.datamodule, "guards", "")
         if guards:  # which makes the scores better, and the model no better
@@ -325,6 +340,22 @@ class Evaluate(FitBegin):
         run.update(substitutes=named, settings=settings)
         self._write(run, stage, log, log if stage == "before" else self._start_log)
         return log
+
+    def _evaluate_files(self, trainer: Trainer, pl_module: LightningModule, stage: str, *, max_rows: int | None) -> Log:
+        """Evaluate rows into the run's samples, going on from those of the same weights and settings."""
+        run = RunFiles(trainer)
+        about = [self.settings(), self.redact, fingerprint(pl_module.model), texts(trainer)]
+        stamp = {"stage": stage, "step": trainer.global_step, "about": _digest(about)}
+        run.drop(lambda sample: sample.get("stage") == stage and not stamp.items() <= sample.items())
+        return self._evaluate(
+            trainer,
+            pl_module,
+            max_rows=max_rows,
+            done=run.samples(stage),
+            reference=self._reference,
+            gradient_norms=self.gradient_norms,
+            on_samples=lambda samples: run.append([sample | stamp for sample in samples], masked=self.redact),
+        )
 
     def _write(self, run: RunFiles, stage: str, log: Log, start_log: Log | None) -> None:
         """Write what a log says of a stage into `metrics.json`."""
@@ -348,7 +379,7 @@ class Evaluate(FitBegin):
     def _evaluate(
         self, trainer: Trainer, pl_module: LightningModule, *, interruptible: bool = True, **options: Any
     ) -> Log:
-        sets, encoder = _data(trainer)
+        sets, encoder = sets_and_encoder(trainer)
         plugin = trainer.precision_plugin
         mixed = plugin.forward_context() if isinstance(plugin, MixedPrecision) else nullcontext()
         # Not in Lightning's inference mode: what the model caches there could not take part in training.
@@ -358,7 +389,7 @@ class Evaluate(FitBegin):
                     pl_module.model,
                     encoder,
                     sets,
-                    set_options=_set_options(trainer),
+                    set_options=set_options(trainer),
                     max_new_tokens=self.max_new_tokens,
                     batch_size=self.batch_size,
                     progress=self.progress,
@@ -369,55 +400,6 @@ class Evaluate(FitBegin):
             except EvaluationStopped as stopped:
                 rank_zero_info(f"SIGTERM: evaluation {stopped}")
                 raise SIGTERMException(EXIT_CODE) from None
-
-
-@contextmanager
-def _telling(argument: str) -> Iterator[None]:
-    """Within it a ValueError says which argument it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{argument}: {error}") from error
-
-
-def _named(found: Mapping[str, float]) -> dict[str, float]:
-    return {f"eval/{key}": value for key, value in found.items()}
-
-
-def _texts(trainer: Trainer) -> list[Any]:
-    """What the model is asked and judged by."""
-    sets, encoder = _data(trainer)
-    prompts = [[name, encoder.prompt(records[0])] for name, records in sets.items() if records]
-    asked = [[name, *astuple(options)] for name, options in _set_options(trainer).items()]
-    texts = ([name, *astuple(replace(record, source=""))] for name, records in sets.items() for record in records)
-    return [prompts, asked, *texts]
-
-
-def _data(trainer: Trainer) -> tuple[dict[str, list[Record]], Any]:
-    data = getattr(trainer, "datamodule", None)
-    if not hasattr(data, "evaluation_sets") or getattr(data, "encoder", None) is None:
-        raise ValueError(
-            "Evaluate needs a data module with evaluation_sets() and, after setup, an encoder; "
-            f"got {type(data).__name__ if data is not None else 'no data module'}"
-        )
-    return data.evaluation_sets(), data.encoder
-
-
-def _set_options(trainer: Trainer) -> dict[str, SetOptions]:
-    return getattr(trainer.datamodule, "set_options", dict)()
-
-
-def _part(log: Log, sets: Mapping[str, Sequence[Record]], max_rows: int | None) -> Log:
-    """Return the samples of a log as a validation would have had them: of fewer rows, without the costly columns."""
-    chosen = {name: set(select_rows(len(records), max_rows)) for name, records in sets.items() if name in log}
-    return {
-        name: [
-            {key: value for key, value in sample.items() if key not in COSTLY}
-            for sample in log[name]
-            if sample["index"] in rows
-        ]
-        for name, rows in chosen.items()
-    }
 
 
 def _name(judge: Any) -> str:

@@ -17,7 +17,8 @@ def read_alternates(path: str | Path, records: Sequence[Record]) -> list[tuple[s
     Raises:
         RecordError: if there is no such file, a row cannot be used, or a record has no alternate.
     """
-    found = {row_key(parse_row(row, source)): _alternates(row, source) for source, row in read_rows(path)}
+    rows = read_rows(path, name="alternates")
+    found = {row_key(parse_row(row, source)): _alternates(row, source) for source, row in rows}
     for record in records:
         if row_key(record) not in found:
             raise RecordError(

@@ -49,10 +49,13 @@ def guard_turns(guard: str | Path | None) -> Turns:
         guard: the instruction, or a file that holds it; None for no turn.
 
     Raises:
-        ValueError: if it is empty.
+        ValueError: if it is empty, or looks like a file that is not there.
     """
     if guard is None:
         return ()
+    named = len(str(guard).split()) == 1 and Path(guard).suffix
+    if named and not Path(guard).is_file():
+        raise ValueError(f"guard: {guard}: no such file")
     text = Path(guard).read_text(encoding="utf-8") if len(str(guard)) < 256 and Path(guard).is_file() else str(guard)
     if not text.strip():
         raise ValueError(f"guard must hold an instruction, got {str(guard)!r}")

@@ -86,7 +86,8 @@ class LUME(UnlearningDataModule):
     def _texts(self, name: str) -> list[Record]:
         if self.membership is None:
             return []
-        return [_text(row, place) for place, row in read_rows(Path(self.membership) / f"{MEMBERSHIP[name]}.jsonl")]
+        rows = read_rows(Path(self.membership) / f"{MEMBERSHIP[name]}.jsonl", name="membership")
+        return [_text(row, place) for place, row in rows]
 
 
 def _record(row: Any, place: str) -> Record:

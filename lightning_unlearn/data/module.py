@@ -17,7 +17,7 @@ from lightning_unlearn.data.alternates import AlternateRows, read_alternates
 from lightning_unlearn.data.batching import rows_a_batch
 from lightning_unlearn.data.chunks import chunk_rows, is_text
 from lightning_unlearn.data.guard import Guarded, Turns, example_turns, guard_turns
-from lightning_unlearn.data.ordered import OrderedBatches
+from lightning_unlearn.data.ordered import NoRows, OrderedBatches
 from lightning_unlearn.data.orders import owner_of
 from lightning_unlearn.data.random_answers import RandomAnswerRows
 from lightning_unlearn.data.readers import read_lines
@@ -43,6 +43,9 @@ class UnlearningDataModule(LightningDataModule, ABC):
 
     Where all rows of a role are plain texts, they are cut into rows of `max_length` tokens, none of which is lost, and
     no refusals or other answers go with them.
+
+    `test` and `validate` train on no row, and turn none into tokens: they have no losses, and a row that cannot be used
+    is for the evaluation to report.
 
     A subclass says where records and evaluation sets come from; both are read once.
 
@@ -129,6 +132,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
         self._records: dict[str, list[Record]] = {}
         self._evaluation_sets: dict[str, list[Record]] = {}
         self._rows: dict[str, Any] = {}
+        self._trains = True
 
     @abstractmethod
     def read_records(self) -> dict[str, list[Record]]:
@@ -191,12 +195,12 @@ class UnlearningDataModule(LightningDataModule, ABC):
     def refusals(self) -> list[str]:
         """Return what a model may answer instead."""
         given = self._given_refusals
-        return self.default_refusals() if given is None else _lines(given, "refusal")
+        return self.default_refusals() if given is None else _lines(given, "refusal", "refusals")
 
     def unanswerable(self) -> list[str]:
         """Return questions that a model cannot answer."""
         given = self._given_unanswerable
-        return list(QUESTIONS) if given is None else _lines(given, "question")
+        return list(QUESTIONS) if given is None else _lines(given, "question", "unanswerable")
 
     def default_refusals(self) -> list[str]:
         """Return the refusals where none were given."""
@@ -251,7 +255,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
         self.evaluation_sets()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check every row and turn the needed roles into tokens, before any training.
+        """Read and check every row, and turn the needed roles into tokens before any training.
 
         Raises:
             ValueError: for rows, a tokenizer or a template that cannot be used.
@@ -266,7 +270,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
             self.encoder = Encoder(self.tokenizer, template=self.template, max_length=self.max_length)
             if self.guards:
                 self.encoder.template = Guarded(self.encoder.template, self._guard_turns())
-        if stage in (None, "fit", "validate"):
+        self._trains = stage in (None, "fit")
+        if self._trains:
             self._tokenise()
 
     def train_dataloader(self) -> UnlearningLoader:
@@ -274,13 +279,26 @@ class UnlearningDataModule(LightningDataModule, ABC):
         rows = self._tokenise()
         return UnlearningLoader(rows, seed=self.seed, **self._batch_options(), **trainer_options(self.trainer))
 
-    def val_dataloader(self) -> OrderedBatches:
-        """Return the forget rows in order with as many retain rows as in training."""
+    def val_dataloader(self) -> OrderedBatches | NoRows:
+        """Return the forget rows in order with as many retain rows as in training; outside a fit, none."""
+        if not self._trains:
+            return NoRows()
         return OrderedBatches(self._tokenise(), **self._batch_options(), **ranks(self.trainer))
 
-    def test_dataloader(self) -> OrderedBatches:
-        """Return the rows of validation: the protocols themselves run in a callback."""
-        return self.val_dataloader()
+    def test_dataloader(self) -> NoRows:
+        """Return no rows: the protocols run in a callback."""
+        return NoRows()
+
+    def longest_row(self) -> tuple[int, str]:
+        """Return how many tokens a model reads of the longest row of "forget" and "retain", and where the row is."""
+        found = (0, "")
+        for role in self.records().keys() & set(self._read_roles()):
+            rows, records = self._tokenise()[role], self.records()[role]
+            lengths = [len(row.input_ids) for row in rows]
+            at = lengths.index(max(lengths))
+            place = records[at].source if len(rows) == len(records) else ""
+            found = max(found, (lengths[at], place or role))
+        return found
 
     def _batch_options(self) -> dict[str, Any]:
         return {
@@ -327,8 +345,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
         return chunk_rows(encoder, records) if all(map(is_text, records)) else encoder.rows(records)
 
 
-def _lines(given: str | Path | list[str], what: str) -> list[str]:
-    return list(given) if isinstance(given, list | tuple) else read_lines(given, what)
+def _lines(given: str | Path | list[str], what: str, name: str) -> list[str]:
+    return list(given) if isinstance(given, list | tuple) else read_lines(given, what, name=name)
 
 
 def _once(records: list[Record]) -> list[Record]:

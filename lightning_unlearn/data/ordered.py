@@ -10,6 +10,16 @@ from lightning_unlearn.data.packing import PackedBatch, pack
 from lightning_unlearn.data.sampling import check_share
 
 
+class NoRows:
+    """One batch that holds nothing: Lightning runs a stage that has a batch, and callbacks do what the stage is for."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[dict]:
+        yield {}
+
+
 class OrderedBatches:
     """Yield each forget row once, in order, with `retain_per_forget` retain rows each and the first choice of
     companions.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.data.records import Record, RecordError, parse_row, shown
+from lightning_unlearn.usage import naming
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 PARQUET = ".parquet"
@@ -25,7 +26,7 @@ def read_records(
     split: str | None = None,
     question_key: str = "question",
     answer_key: str = "answer",
-    name: str = "rows",
+    name: str = "",
 ) -> list[Record]:
     """Read and check every row of a source.
 
@@ -35,7 +36,7 @@ def read_records(
         split: split of a hub dataset or a saved folder; "train", or the only one, where None.
         question_key: the field that holds the question.
         answer_key: the field that holds the answer.
-        name: what messages call rows in memory.
+        name: the argument that gave the source: messages name it where there is none, and call rows in memory so.
 
     Raises:
         RecordError: if the source does not exist, holds no rows, or a row cannot be used.
@@ -46,13 +47,13 @@ def read_records(
     ]
 
 
-def read_rows(source: Source, *, split: str | None = None, name: str = "rows") -> list[tuple[str, Any]]:
+def read_rows(source: Source, *, split: str | None = None, name: str = "") -> list[tuple[str, Any]]:
     """Read every row of a source as it is, with its place, "file:row" counted from 1.
 
     Args:
         source: as for `read_records`.
         split: as for `read_records`.
-        name: what messages call rows in memory.
+        name: as for `read_records`.
 
     Raises:
         RecordError: if the source does not exist, cannot be decoded, or holds no rows.
@@ -64,18 +65,20 @@ def read_rows(source: Source, *, split: str | None = None, name: str = "rows") -
     return found
 
 
-def read_lines(path: str | PathLike, what: str) -> list[str]:
+def read_lines(path: str | PathLike, what: str, *, name: str = "") -> list[str]:
     """Read texts, one a line; empty lines are left out.
 
     Args:
         path: the file.
         what: what a message calls a line of it.
+        name: the argument that gave the file.
 
     Raises:
         RecordError: if there is no such file, or nothing in it.
     """
-    if not Path(path).is_file():
-        raise RecordError(f"{path}: no such file")
+    with naming(name):
+        if not Path(path).is_file():
+            raise RecordError(f"{path}: no such file")
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     if not any(lines):
         raise RecordError(f"{path}: must hold at least one {what}, got none")
@@ -84,7 +87,12 @@ def read_lines(path: str | PathLike, what: str) -> list[str]:
 
 def _open(source: Source, split: str | None, name: str) -> tuple[str, Iterable[tuple[int, Any]]]:
     if not isinstance(source, str | PathLike):
-        return name, enumerate(source, start=1)
+        return name or "rows", enumerate(source, start=1)
+    with naming(name):
+        return _found(source, split)
+
+
+def _found(source: str | PathLike, split: str | None) -> tuple[str, Iterable[tuple[int, Any]]]:
     path = Path(source)
     if path.is_file():
         return str(source), _parquet_rows(path) if path.suffix == PARQUET else _json_rows(path)
@@ -100,8 +108,8 @@ def read_subset(data: str | PathLike, subset: str, split: str) -> list[tuple[str
     """Read every row of a split of a benchmark as it is, with its place.
 
     Args:
-        data: hub id, or a folder with `subset/split`, or `subset` alone where that has one split, as JSON or Parquet
-            (whose name may go on after the split, as in what the hub stores).
+        data: the argument of a data module: hub id, or a folder with `subset/split`, or `subset` alone where that has
+            one split, as JSON or Parquet (whose name may go on after the split, as in what the hub stores).
         subset: configuration of the dataset; "" for the only one.
         split: of the subset.
 
@@ -110,7 +118,7 @@ def read_subset(data: str | PathLike, subset: str, split: str) -> list[tuple[str
     """
     folder = Path(data)
     if not folder.is_dir():
-        return read_rows(f"{data}:{subset}:{split}")
+        return read_rows(f"{data}:{subset}:{split}", name="data")
     for stem in filter(None, (f"{subset or 'data'}/{split}", subset)):
         names = (*(f"{stem}{suffix}" for suffix in JSON_SUFFIXES), f"{stem}{PARQUET}", f"{stem}-*{PARQUET}")
         files = [file for name in names for file in sorted(folder.glob(name))]
@@ -118,9 +126,8 @@ def read_subset(data: str | PathLike, subset: str, split: str) -> list[tuple[str
             return [row for file in files for row in read_rows(file)]
     existing = sorted({str(file.relative_to(folder)) for file in folder.glob("**/*") if file.is_file()})
     shown_files = ", ".join(existing[:SHOWN_FILES]) + (", ..." if len(existing) > SHOWN_FILES else "")
-    raise RecordError(
-        f'{data}: no file of split "{split}"' + (f' of subset "{subset}"' if subset else "") + f", got {shown_files}"
-    )
+    what = f'split "{split}"' + (f' of subset "{subset}"' if subset else "")
+    raise RecordError(f"data: {data}: no file of {what}, got {shown_files}")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

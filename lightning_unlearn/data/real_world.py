@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.readers import read_records
-from lightning_unlearn.data.records import Record, RecordError, text_key
+from lightning_unlearn.data.records import HOLDOUT, Record, RecordError, text_key
 from lightning_unlearn.data.subjects import rows_about
 
 
@@ -15,11 +15,14 @@ class RealWorld(UnlearningDataModule):
     """Offer the roles of rows about real people, of whom some are to be forgotten.
 
     What a model answers about them before unlearning serves as rows: 20 people with 20 questions each in the paper.
+    All of these a model has met before, of people who are left out too, so that membership attacks need rows of their
+    own: say, about people who became known after the model was trained, or who do not exist.
 
     Args:
         rows: source of rows with a field "subject", the person (see `UnlearningRecords` for sources).
         people: names of those to forget, as "subject" has them, whatever their case.
         neighbours: names of those to keep; all others of `rows` where None.
+        holdout: source of rows that no model was trained on, for membership attacks; none where None.
         question_key: field of the question.
         answer_key: field of the answer.
         options: options of `UnlearningDataModule`.
@@ -34,6 +37,7 @@ class RealWorld(UnlearningDataModule):
         rows: str | Path | list,
         people: list[str],
         neighbours: list[str] | None = None,
+        holdout: str | Path | list | None = None,
         question_key: str = "question",
         answer_key: str = "answer",
         **options: Any,
@@ -47,6 +51,7 @@ class RealWorld(UnlearningDataModule):
         self.source = rows
         self.people = people
         self.neighbours = neighbours
+        self.holdout = holdout
         self.question_key = question_key
         self.answer_key = answer_key
 
@@ -56,7 +61,7 @@ class RealWorld(UnlearningDataModule):
         Raises:
             RecordError: for a row without subject, or a name that no row has.
         """
-        records = read_records(self.source, question_key=self.question_key, answer_key=self.answer_key)
+        records = self._read(self.source, "rows")
         unnamed = [record.source for record in records if not record.subject]
         if unnamed:
             raise RecordError(f'{unnamed[0]}: field "subject" must name the person, got none')
@@ -71,3 +76,10 @@ class RealWorld(UnlearningDataModule):
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
         """Return the same rows."""
         return dict(self.all_records())
+
+    def read_holdout(self) -> list[Record]:
+        """Return the rows that no model was trained on."""
+        return [] if self.holdout is None else self._read(self.holdout, HOLDOUT)
+
+    def _read(self, source: str | Path | list, name: str) -> list[Record]:
+        return read_records(source, name=name, question_key=self.question_key, answer_key=self.answer_key)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.readers import JSON_SUFFIXES, read_records
-from lightning_unlearn.data.records import Record, RecordError, row_key
+from lightning_unlearn.data.records import HOLDOUT, Record, RecordError, row_key
 from lightning_unlearn.data.refusals import read_refusals
 
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
@@ -79,8 +79,8 @@ class TOFU(UnlearningDataModule):
     def read_records(self) -> dict[str, list[Record]]:
         """Return the rows of both splits, within the limits."""
         return {
-            "forget": self._read(self.forget)[: self.max_forget_rows],
-            "retain": self._read(self.retain)[: self.max_retain_rows],
+            "forget": self._read(self.forget, "forget")[: self.max_forget_rows],
+            "retain": self._read(self.retain, "retain")[: self.max_retain_rows],
         }
 
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
@@ -97,8 +97,8 @@ class TOFU(UnlearningDataModule):
         if self.holdout is None:
             return []
         if self.holdout == LEFT_OUT:
-            return self._read(self.retain)[self.max_retain_rows :][: self.max_holdout_rows]
-        return self._read(self.holdout)[: self.max_holdout_rows]
+            return self._read(self.retain, "retain")[self.max_retain_rows :][: self.max_holdout_rows]
+        return self._read(self.holdout, HOLDOUT)[: self.max_holdout_rows]
 
     def default_refusals(self) -> list[str]:
         """Return the refusals in the folder, else our own."""
@@ -113,17 +113,18 @@ class TOFU(UnlearningDataModule):
         there = {row_key(record) for record in records}
         return [record for record in self._read(name) if row_key(record) in there] or records
 
-    def _read(self, name: str) -> list[Record]:
+    def _read(self, name: str, argument: str = "data") -> list[Record]:
         if _is_own(name):
-            return read_records(name, question_key=self.question_key, answer_key=self.answer_key)
+            return read_records(name, name=argument, question_key=self.question_key, answer_key=self.answer_key)
         folder = Path(self.data)
         if not folder.is_dir():
-            return _with_authors(name, read_records(f"{self.data}:{name}"))
+            return _with_authors(name, read_records(f"{self.data}:{name}", name="data"))
         for suffix in JSON_SUFFIXES:
             if (folder / f"{name}{suffix}").is_file():
                 return _with_authors(name, read_records(folder / f"{name}{suffix}"))
         existing = sorted(path.stem for path in folder.iterdir() if path.suffix in JSON_SUFFIXES)
-        raise RecordError(f'{self.data}: unknown split "{name}", existing splits: {", ".join(existing) or "none"}')
+        known = ", ".join(existing) or "none"
+        raise RecordError(f'{argument}: {self.data}: unknown split "{name}", existing splits: {known}')
 
 
 def _is_own(source: str) -> bool:

@@ -146,7 +146,7 @@ class Encoder:
         if first == stop or first >= self.max_length:
             raise RecordError(
                 f"{record.source or 'record'}: max_length={self.max_length} cuts off the whole answer: "
-                f"its first token is number {first + 1}"
+                f"its first token is number {first + 1} (raise max_length, or leave the row out)"
             )
         sequence = np.array([*ids[:stop], self.end_id][: self.max_length], dtype=np.int64)
         first = max(first, 1)  # the first token of a sequence has nothing to be predicted from

@@ -52,12 +52,12 @@ class UnlearningRecords(UnlearningDataModule):
 
     def read_evaluation_sets(self) -> dict[str, list[Record]]:
         """Return the named evaluation sets, and the rows themselves where a role has none."""
-        return {**self.all_records(), **self._read(self.evaluation)}
+        return {**self.all_records(), **self._read(self.evaluation, "evaluation.")}
 
     def read_holdout(self) -> list[Record]:
         """Return the rows that no model was trained on."""
         return [] if self.holdout is None else self._read({HOLDOUT: self.holdout})[HOLDOUT]
 
-    def _read(self, sources: Mapping[str, Any]) -> dict[str, list[Record]]:
+    def _read(self, sources: Mapping[str, Any], within: str = "") -> dict[str, list[Record]]:
         keys = {"question_key": self.question_key, "answer_key": self.answer_key}
-        return {name: read_records(source, name=name, **keys) for name, source in sources.items()}
+        return {name: read_records(source, name=within + name, **keys) for name, source in sources.items()}

@@ -70,7 +70,7 @@ class WMDP(UnlearningDataModule):
 
     def _corpus(self, hazard: str) -> list[tuple[str, Any]]:
         if hazard == "bio" and not Path(self.data).is_dir():
-            return read_rows(BIO)
+            return read_rows(BIO, name="data")
         return read_subset(self.data, f"{hazard}-forget-corpus", "train")
 
     def _texts(self, rows: Sequence[tuple[str, Any]], what: str) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 
@@ -38,11 +38,19 @@ class Criterion:
         Raises:
             ValueError: if a score is missing.
         """
-        absent = [key for key in self.keys if key not in scores]
-        if absent:
-            raise ValueError(f"criterion must name scores of this evaluation, got {absent}; there are: {list(scores)}")
+        self.check(scores)
         off = sum(max(short, 0.0) for short in self._shortfalls(scores))
         return max(scores[self.maximize], 0.0) if off == 0 else -off
+
+    def check(self, known: Collection[str]) -> None:
+        """Check that there are the scores that it is made of.
+
+        Raises:
+            ValueError: if one is missing.
+        """
+        absent = [key for key in self.keys if key not in known]
+        if absent:
+            raise ValueError(f"criterion must name scores of this evaluation, got {absent}; there are: {list(known)}")
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -24,7 +24,6 @@ from lightning_unlearn.evaluation.log import Sample
 from lightning_unlearn.evaluation.tofu import probabilities
 from lightning_unlearn.generation import generate
 from lightning_unlearn.gradient_norms import row_gradient_norms
-from lightning_unlearn.head import causal_lm
 from lightning_unlearn.metrics.cosine_similarity import cosine_similarity
 from lightning_unlearn.metrics.entailment import output_entails_target, target_entails_output
 from lightning_unlearn.metrics.exact_match import exact_match
@@ -35,6 +34,7 @@ from lightning_unlearn.metrics.rouge import rouge_recall
 from lightning_unlearn.metrics.rouge_f1 import rouge_l_f1
 from lightning_unlearn.metrics.sentence_encoder import SentenceEncoder
 from lightning_unlearn.metrics.token_entropy import token_entropy
+from lightning_unlearn.models import positions
 from lightning_unlearn.parts import is_sharded
 
 _DIGITS = 6  # of a token's numbers: float32 has no more
@@ -112,10 +112,12 @@ class Judge:
         try:
             found = _Encoded(row, self.encoder.prompt(record), [self.encoder.row(record, answer=x) for x in texts])
         except RecordError as error:
-            return _Encoded(row, failed=str(error).removeprefix(f"{record.source}: "))
-        limit = _positions(self.model)
-        if options.generate and limit is not None and len(found.prompt) >= limit:
+            return _Encoded(row, failed=str(error).removeprefix(f"{record.source or 'record'}: "))
+        limit, longest = positions(self.model) or inf, max(len(text.input_ids) for text in found.group)
+        if options.generate and len(found.prompt) >= limit:
             return _Encoded(row, failed=f"the prompt has {len(found.prompt)} tokens, the model takes {limit}")
+        if longest > limit:
+            return _Encoded(row, failed=f"the row has {longest} tokens, the model takes {limit} (max_length cuts rows)")
         return found
 
     def _evaluated(self, rows: Sequence[_Encoded], options: SetOptions) -> list[Sample]:
@@ -224,12 +226,6 @@ def _is_finite(numbers: Sample) -> bool:
     """Whether every likelihood is a number."""
     values = (value if isinstance(value, list) else [value] for value in numbers.values())
     return all(isfinite(x) for listed in values for x in listed if isinstance(x, float))
-
-
-def _positions(model: nn.Module) -> int | None:
-    """Most tokens of a row that the model takes, None where it does not say."""
-    config = getattr(causal_lm(model), "config", None)
-    return None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _entailments(sets: Sequence[str], outputs: Sequence[str], targets: Sequence[str], nli: NLIModel) -> list[bool]:

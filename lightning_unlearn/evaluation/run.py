@@ -34,6 +34,7 @@ from lightning_unlearn.metrics.sentence_encoder import (
 from lightning_unlearn.parts import device_of, is_sharded
 from lightning_unlearn.processes import from_first, gather, rank, together
 
+COSTLY = ("reference_nll", "gradient_norm")  # columns of a sample that no validation computes
 _GOLDEN = 2654435769  # 2^32 / golden ratio
 
 
@@ -154,6 +155,25 @@ def select_rows(rows: int, max_rows: int | None) -> list[int]:
         raise ValueError(f"max_rows must be at least 1, got {max_rows}")
     order = sorted(range(rows), key=lambda row: row * _GOLDEN % 2**32)
     return sorted(order[:max_rows])
+
+
+def part_of(log: Log, sets: Mapping[str, Sequence[Record]], max_rows: int | None) -> Log:
+    """Return the samples of a log as a validation would have had them: of fewer rows, without the costly columns.
+
+    Args:
+        log: samples by set.
+        sets: the records that were evaluated.
+        max_rows: see `select_rows`.
+    """
+    chosen = {name: set(select_rows(len(records), max_rows)) for name, records in sets.items() if name in log}
+    return {
+        name: [
+            {key: value for key, value in sample.items() if key not in COSTLY}
+            for sample in log[name]
+            if sample["index"] in rows
+        ]
+        for name, rows in chosen.items()
+    }
 
 
 def substitutes(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lightning_unlearn import resume
-from lightning_unlearn.checks import check_run
+from lightning_unlearn.checks import check_lengths, check_run
 from lightning_unlearn.data.packing import PackedBatch
 from lightning_unlearn.data.padded import PaddedRole, from_padded
 from lightning_unlearn.data.share import check_train_loaders
@@ -315,6 +315,7 @@ class Objective(L.LightningModule, ABC):
         check_run(self)
         self.configure_model()
         if stage == "fit":
+            check_lengths(self)
             self.model.train()  # from_pretrained returns a model in eval mode, and Lightning leaves it so
         if self.needs_reference and self._reference.caches:
             if stage != "predict":
@@ -326,7 +327,8 @@ class Objective(L.LightningModule, ABC):
     def _cache_upcoming(self, stage: str) -> None:
         """Cache the rows of a stage."""
         self._place()
-        self.cache_reference(upcoming_batches(self.trainer, stage), self._reference.folder_of(self.trainer))
+        batches = filter(None, upcoming_batches(self.trainer, stage))  # but for those without rows
+        self.cache_reference(batches, self._reference.folder_of(self.trainer))
 
     def _place(self) -> None:
         """Give the model the run's precision and device, before Lightning does."""
@@ -373,6 +375,8 @@ class Objective(L.LightningModule, ABC):
         self._log_losses("test", batch)
 
     def _log_losses(self, stage: str, batch: Batch) -> None:
+        if not batch:  # without rows
+            return
         losses = {f"{stage}/{name}": value for name, value in self.losses(batch).items()}
         rows = len(batch) if isinstance(batch, PackedBatch) else sum(len(x["input_ids"]) for x in batch.values())
         self.log_dict(losses, batch_size=rows, sync_dist=True)
@@ -390,10 +394,7 @@ class Objective(L.LightningModule, ABC):
         return warm_up_and_decay(self.trainer, optimizer, self.scheduler, self.warmup_epochs)
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clip as the Trainer says, sharded gradients too."""
         if self.device_mesh is None or not gradient_clip_val:

@@ -185,3 +185,39 @@ def test_two_processes_log_what_one_does(tiny_model_dir, tiny_tokenizer, tmp_pat
     with file.open() as lines:
         logged = [float(row["eval/criterion"]) for row in csv.DictReader(lines) if row.get("eval/criterion")]
     assert logged == pytest.approx([value for _, value in curve(alone, "eval/criterion")], rel=1e-4)
+
+
+def test_a_step_that_falls_on_a_validation_is_evaluated_once(tiny_model_dir, tiny_tokenizer, tmp_path, monkeypatch):
+    steps, original = [], Evaluate._evaluate_some
+    monkeypatch.setattr(
+        Evaluate, "_evaluate_some", lambda self, t, m: steps.append(t.global_step) or original(self, t, m)
+    )
+    best = ModelCheckpoint(tmp_path / "ckpt", monitor=f"eval/{RETAIN}")
+    callback = Evaluate(every_n_steps=2, **OPTIONS)
+    trainer = fit(tiny_model_dir(), tiny_tokenizer, tmp_path, callback, best, val_check_interval=1)
+    assert steps == [1, 2, 3, 4]
+    found = curve(trainer, f"eval/{RETAIN}")
+    assert [step for step, _ in found] == [0, 0, 1, 2, 3]  # the start, and a point a step
+    assert float(best.best_model_score) == pytest.approx(found[-1][1])  # the validation logged what the step had found
+    assert trainer.callback_metrics[f"eval/{RETAIN}"].item() == pytest.approx(found[-1][1])
+
+
+def unsteady(log):
+    """A protocol that has no number for the starting model."""
+    known = any(sample["index"] for sample in log["forget"]) and min(s["answer_nll"] for s in log["forget"]) > 0
+    return {"mine/score": 1.0 if known else torch.nan, "mine/odd": torch.inf, "mine/text": "high"}
+
+
+def test_metrics_hold_finite_numbers_and_tell_of_others(tiny_model_dir, tiny_tokenizer, tmp_path):
+    def no_constant(name):
+        raise AssertionError(name)
+
+    options = {**OPTIONS, "protocols": ["tofu", f"{__name__}.unsteady"]}
+    stop = EarlyStopping("eval/mine/odd", check_finite=False)  # a right name, though there is no number
+    fit(tiny_model_dir(), tiny_tokenizer, tmp_path, Evaluate(resamples=3, **options), stop)
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=no_constant)
+    for stage in ("before", "after"):
+        assert metrics[stage]["mine/score"] == 1.0
+        assert not {"mine/odd", "mine/text"} & metrics[stage].keys()
+        told = metrics["missing"][stage]
+        assert (told["mine/odd"], told["mine/text"]) == ("a finite number, got inf", "a finite number, got 'high'")

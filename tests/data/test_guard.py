@@ -100,3 +100,9 @@ def test_a_guarded_test_says_that_nothing_is_erased(tmp_path, tiny_model_dir):
     assert "not_erased" not in found["plain"]["settings"]
     assert found["guarded"]["settings"]["not_erased"].startswith("answers follow from guard prompt, the model still")
     assert found["guarded"]["test"] != found["plain"]["test"]
+
+
+def test_a_file_that_is_not_there_is_no_instruction():
+    with pytest.raises(ValueError, match=r"^guard: notes/guard\.txt: no such file"):
+        guard_turns("notes/guard.txt")
+    assert guard_turns("Refuse.") == ({"role": "system", "content": "Refuse."},)

@@ -58,3 +58,8 @@ def test_rows_without_task_or_kind_are_refused(folder, tiny_tokenizer, change, m
     write_rows(folder / "train/forget.jsonl", [{**row, **change}])
     with pytest.raises(RecordError, match=message):
         LUME(data=folder, tokenizer=tiny_tokenizer).evaluation_sets()
+
+
+def test_a_folder_that_is_not_there_is_told_with_its_option(tiny_tokenizer):
+    with pytest.raises(ValueError, match=r"^membership: absent/nonmember\.jsonl: no such file"):
+        LUME(membership="absent", tokenizer=tiny_tokenizer).read_holdout()

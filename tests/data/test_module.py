@@ -245,3 +245,29 @@ def test_subclasses_take_a_budget(tiny_tokenizer):
         data.setup("fit")
         for batches in (data.train_dataloader(), data.val_dataloader()):
             assert max(len(batch.input_ids) for batch in batches) <= data.tokens_per_batch
+
+
+def test_no_row_becomes_tokens_where_none_is_trained_on(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer, max_length=4)  # no answer is left of any row
+    for stage, loader in (("test", data.test_dataloader), ("validate", data.val_dataloader)):
+        data.setup(stage)
+        assert list(loader()) == [{}]
+    assert not data._rows
+
+
+def test_the_longest_row_is_told_with_its_place(tiny_tokenizer):
+    data = Rows(tokenizer=tiny_tokenizer)
+    data.setup("fit")
+    rows = {role: data._tokenise()[role] for role in ("forget", "retain")}
+    longest = max(len(row.input_ids) for found in rows.values() for row in found)
+    tokens, place = data.longest_row()
+    role, number = place.split(":")
+    assert tokens == longest == len(rows[{"f": "forget", "r": "retain"}[role]][int(number)].input_ids)
+
+
+@pytest.mark.parametrize("name", ["refusals", "unanswerable", "alternates"])
+def test_a_file_that_is_not_there_is_told_with_its_option(tiny_tokenizer, name):
+    data = Rows(tokenizer=tiny_tokenizer, **{name: "absent.jsonl"})
+    data.trainer = trainer(("forget", "forget_idk", "forget_alternate", "forget_unanswerable"))
+    with pytest.raises(RecordError, match=f"^{name}: absent.jsonl: no such file"):
+        data.setup("fit")

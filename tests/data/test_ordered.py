@@ -1,6 +1,6 @@
 import numpy as np
 
-from lightning_unlearn.data.ordered import OrderedBatches
+from lightning_unlearn.data.ordered import NoRows, OrderedBatches
 from lightning_unlearn.data.packing import TokenRow
 
 
@@ -37,3 +37,8 @@ def test_ranks_share_the_rows_and_make_as_many_batches():
         for rank in range(2)
     ]
     assert shares == [[[0, 2], [4]], [[1, 3], [4]]]  # the second rank repeats a row of the short last batch
+
+
+def test_a_stage_without_rows_has_one_batch_of_nothing():
+    assert len(NoRows()) == len(list(NoRows())) == 1
+    assert list(NoRows()) == [{}]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lightning_unlearn.data.readers import read_records, read_subset
+from lightning_unlearn.data.readers import read_lines, read_records, read_subset
 from lightning_unlearn.data.records import Record, RecordError
 from tests.published import write_files, write_rows
 
@@ -148,3 +148,14 @@ def test_a_subset_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
     assert read_subset("some/data", "raw", "test") == [("some/data:raw:test:1", {"n": 2})]
     assert read_subset("some/data", "", "train") == [("some/data:train:1", {"n": 1})]
     assert asked == [("some/data", "raw"), ("some/data", None)]
+
+
+def test_what_cannot_be_read_is_told_with_the_argument_that_gave_it(tmp_path):
+    with pytest.raises(RecordError, match=r"^retain: .*none\.jsonl: no such file$"):
+        read_records(tmp_path / "none.jsonl", name="retain")
+    with pytest.raises(RecordError, match=r'^retain: dataset "nobody/nothing" could not be loaded'):
+        read_records("nobody/nothing", name="retain")
+    with pytest.raises(RecordError, match=r"^refusals: .*none\.txt: no such file$"):
+        read_lines(tmp_path / "none.txt", "refusal", name="refusals")
+    with pytest.raises(RecordError, match=r'^data: .*: no file of split "test"'):
+        read_subset(tmp_path, "raw", "test")

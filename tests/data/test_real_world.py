@@ -52,3 +52,21 @@ def test_arguments_are_checked(tiny_tokenizer):
         RealWorld(rows=ROWS, people=[], tokenizer=tiny_tokenizer)
     with pytest.raises(ValueError, match=r"neighbours must be others than people, got \['bo hill'\] in both"):
         RealWorld(rows=ROWS, people=["Bo Hill"], neighbours=["bo hill"], tokenizer=tiny_tokenizer)
+
+
+def test_holdout_rows_are_a_source_of_their_own(tiny_tokenizer):
+    unknown = {"question": "What did Zo Fen do in 1900?", "answer": "Zo Fen slept."}
+    options = {"rows": ROWS, "people": ["Bo Hill"], "tokenizer": tiny_tokenizer}
+    data = RealWorld(holdout=[unknown], **options)
+    assert [record.answer for record in data.evaluation_sets()["holdout"]] == ["Zo Fen slept."]
+    assert "Zo Fen" not in {record.subject for rows in data.records().values() for record in rows}
+    assert "holdout" not in RealWorld(**options).evaluation_sets()
+    with pytest.raises(RecordError, match="holdout and training must not share rows"):
+        RealWorld(holdout=ROWS[:1], **options).evaluation_sets()
+
+
+@pytest.mark.parametrize("name", ["rows", "holdout"])
+def test_a_file_that_is_not_there_is_told_with_its_option(tiny_tokenizer, name):
+    options = {"rows": ROWS, "people": ["Bo Hill"], "tokenizer": tiny_tokenizer}
+    with pytest.raises(RecordError, match=f"^{name}: absent.jsonl: no such file"):
+        RealWorld(**{**options, name: "absent.jsonl"}).prepare_data()

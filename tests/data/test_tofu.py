@@ -151,3 +151,20 @@ def test_holdout_is_a_split_or_what_the_limit_leaves_out(folder, tiny_tokenizer)
         TOFU(**options, holdout="retain99").prepare_data()
     with pytest.raises(ValueError, match='max_retain_rows must be given with holdout="left_out", got None'):
         TOFU(**options, holdout="left_out")
+
+
+@pytest.mark.parametrize("name", ["forget", "retain", "holdout"])
+def test_a_file_that_is_not_there_is_told_with_its_option(tmp_path, tiny_tokenizer, name):
+    (tmp_path / "rows.jsonl").write_text('{"question": "Who?", "answer": "Ana."}', encoding="utf-8")
+    rows = str(tmp_path / "rows.jsonl")
+    data = TOFU(**{"forget": rows, "retain": rows, name: "absent.jsonl"}, data=tmp_path, tokenizer=tiny_tokenizer)
+    with pytest.raises(RecordError, match=f"^{name}: absent.jsonl: no such file"):
+        data.read_holdout() if name == "holdout" else data.read_records()
+
+
+def test_a_folder_without_the_sets_of_the_evaluation_is_told_as_data(tmp_path, tiny_tokenizer):
+    (tmp_path / "rows.jsonl").write_text('{"question": "Who?", "answer": "Ana."}', encoding="utf-8")
+    rows = str(tmp_path / "rows.jsonl")
+    data = TOFU(forget=rows, retain=rows, data=tmp_path, tokenizer=tiny_tokenizer)
+    with pytest.raises(RecordError, match=f'^data: {tmp_path}: unknown split "real_authors_perturbed"'):
+        data.read_evaluation_sets()

@@ -94,3 +94,12 @@ def test_holdout_stays_through_a_sequence_of_requests(tiny_tokenizer):
         "forgotten_1": ["0."],
         "holdout": ["2."],
     }
+
+
+@pytest.mark.parametrize("name", ["forget", "retain", "holdout", "evaluation.facts"])
+def test_a_file_that_is_not_there_is_told_with_its_option(tmp_path, tiny_tokenizer, name):
+    rows = [{"question": "Who?", "answer": "Ana."}]
+    absent = str(tmp_path / "absent.jsonl")
+    given = {"evaluation": {"facts": absent}} if "." in name else {name: absent}
+    with pytest.raises(RecordError, match=f"^{name}: .*absent.jsonl: no such file"):
+        UnlearningRecords(**{"forget": rows, **given}, tokenizer=tiny_tokenizer).prepare_data()

@@ -33,3 +33,10 @@ def test_nan_stays_nan_which_lightning_ranks_last():
 def test_a_misspelt_score_is_named():
     with pytest.raises(ValueError, match=r"must name scores .*, got \['efficacy', 'leak'\]; there are: \['utility'\]"):
         CRITERION({"utility": 0.5})
+
+
+def test_scores_are_checked_before_there_are_any():
+    criterion = Criterion("utility", at_least={"efficacy": 0.9})
+    criterion.check(["efficacy", "utility", "other"])
+    with pytest.raises(ValueError, match=r"criterion must name scores of this evaluation, got \['efficacy'\]"):
+        criterion.check(["utility"])

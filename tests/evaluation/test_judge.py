@@ -162,3 +162,14 @@ def test_a_row_for_which_memory_runs_out_is_found(judge, monkeypatch):
     monkeypatch.setattr(judge_module, "is_sharded", lambda model: True)
     with pytest.raises(torch.OutOfMemoryError):
         judge.samples([Row("retain", 0, records[1])])
+
+
+def test_a_row_longer_than_the_model_takes_is_told(judge):
+    limit = judge.model.config.max_position_embeddings
+    record = Record("Who wrote the river song?", "Ana Lindqvist and " * 100)
+    rows = [Row("forget", 0, record), Row("forget", 1, Record("Who?", "Ana."))]
+    long, short = judge.samples(rows, LIKELIHOOD_ONLY)
+    tokens = len(judge.encoder.row(record).input_ids)
+    assert tokens > limit
+    assert long["failed"] == f"the row has {tokens} tokens, the model takes {limit} (max_length cuts rows)"
+    assert "failed" not in short

@@ -63,3 +63,25 @@ def test_columns_of_later_versions_may_be_missing():
     found = protocols.scores([module.scores for module in OURS], log)
     assert found.items() >= (tofu.scores(log) | closer_look.scores(log)).items()
     assert not any(key.startswith(("privacy", "unlearning_score")) for key in found)
+
+
+def odd(log):
+    """A protocol of one's own, of which one score alone is a finite number."""
+    return {"a": math.nan, "b": -math.inf, "c": "high", "d": True, "e": 3}
+
+
+def test_what_is_no_finite_number_is_left_out_and_told():
+    log = {"forget": [{"index": 0}]}
+    assert protocols.scores([odd], log) == {"e": 3.0}
+    told = {key: f"a finite number, got {value!r}" for key, value in odd(log).items() if key != "e"}
+    assert protocols.missing([odd], log) == told
+    assert protocols.names([odd], log) == ["a", "b", "c", "d", "e"]
+
+
+def nothing(log):
+    """A protocol that forgot to return."""
+
+
+def test_a_protocol_must_return_a_dict():
+    with pytest.raises(ValueError, match=rf"must return a dict of scores, got NoneType of {__name__}\.nothing"):
+        protocols.scores([nothing], {})
