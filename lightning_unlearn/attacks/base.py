@@ -6,11 +6,13 @@ import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 from torch import nn
 
 from lightning_unlearn.attacks.exam import PROBABILITY, RECALL, Exam, Scores
+from lightning_unlearn.data.records import RecordError
 
 X = int | str  # where a point lies: a count, or a name
 Measurement = tuple[X, Callable[[], Scores]]
@@ -42,7 +44,7 @@ class Attack(ABC):
         return next(iter(self.scores))
 
     def check(self, exam: Exam) -> None:  # noqa: B027 - most attacks need forget rows and no more
-        """Raise a ValueError where the rows of an exam lack what the attack needs."""
+        """Raise a ValueError where the rows of an exam, or its model, lack what the attack needs."""
 
     @abstractmethod
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:
@@ -50,6 +52,15 @@ class Attack(ABC):
 
         A point that is known already is not measured again.
         """
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Within it the error of a file that cannot be read names the argument that it was given as."""
+    try:
+        yield
+    except RecordError as error:
+        raise RecordError(f"{argument}: {error}") from error
 
 
 def throwaway(model: nn.Module) -> nn.Module:

@@ -113,7 +113,7 @@ class Judge:
             found = _Encoded(row, self.encoder.prompt(record), [self.encoder.row(record, answer=x) for x in texts])
         except RecordError as error:
             return _Encoded(row, failed=str(error).removeprefix(f"{record.source}: "))
-        limit = _positions(self.model)
+        limit = positions(self.model)
         if options.generate and limit is not None and len(found.prompt) >= limit:
             return _Encoded(row, failed=f"the prompt has {len(found.prompt)} tokens, the model takes {limit}")
         return found
@@ -226,7 +226,7 @@ def _is_finite(numbers: Sample) -> bool:
     return all(isfinite(x) for listed in values for x in listed if isinstance(x, float))
 
 
-def _positions(model: nn.Module) -> int | None:
+def positions(model: nn.Module) -> int | None:
     """Most tokens of a row that the model takes, None where it does not say."""
     config = getattr(causal_lm(model), "config", None)
     return None if config is None else getattr(config.get_text_config(), "max_position_embeddings", None)

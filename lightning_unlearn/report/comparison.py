@@ -68,6 +68,7 @@ def render_comparison(runs: Sequence[Run], columns: Sequence[str] | None = None)
         "comparison.template.html",
         headline=headline(rows),
         thresholds=verdict,
+        stressed=all(run.stress for run in runs),
         columns=[{"label": column_label(key, substitutes), "aim": better(key)} for key in keys],
         rows=[_shown(row, tops) for row in rows],
         trade_off=_plot(runs, rows, substitutes),

@@ -59,6 +59,7 @@ def render_sequence(runs: Sequence[Run]) -> str:
         chart=_chart(runs, substitutes),
         rows=[_row(place, run) for place, run in enumerate(runs, start=1)],
         thresholds=verdict,
+        stressed=all(run.stress for run in runs),
         substitutes=substitutes,
     )
 
