@@ -118,16 +118,31 @@ def model_skeleton(model: str | Path, *, dtype: str | torch.dtype | None = None,
         raise ValueError("load_in_4bit must be False for a model that is sharded, got True")
     trust = options.pop("trust_remote_code", False)
     options = {name: value for name, value in options.items() if value is not None}
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust)
-    except (OSError, ValueError) as error:
-        raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
+    config = _config(model, trust)
     dtype = dtype if dtype not in (None, "auto") else config.dtype or torch.float32
     # Buffers such as rotary frequencies are in no checkpoint: they must be computed, not left as memory was found.
     with no_init_weights(), init_empty_weights(include_buffers=False):
         empty = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust, **options)
     empty.tie_weights()
     return empty.eval()
+
+
+def layer_count(model: str | Path | nn.Module, *, trust_remote_code: bool = False) -> int | None:
+    """Number of decoder layers by a model's configuration alone; None where it does not say.
+
+    Args:
+        model: checkpoint name, folder (also one with a peft adapter), or module.
+        trust_remote_code: run code that comes with the checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint cannot be found.
+    """
+    if isinstance(model, nn.Module):
+        config = getattr(causal_lm(model), "config", None)
+    else:
+        adapter = (Path(model) / "adapter_config.json").exists()
+        config = _config(_base_of(Path(model)) if adapter else model, trust_remote_code)
+    return None if config is None else getattr(config.get_text_config(), "num_hidden_layers", None)
 
 
 def load_tokenizer(
@@ -282,13 +297,25 @@ def _is_plain_lora(model: nn.Module) -> bool:
 
 
 def _load_adapter(folder: Path, options: dict) -> nn.Module:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
     if not (folder / "adapter_model.safetensors").exists():
         raise OSError(f"no adapter_model.safetensors in {folder}")
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(base, **options)
+    model = AutoModelForCausalLM.from_pretrained(_base_of(folder), **options)
     return PeftModel.from_pretrained(model, folder, is_trainable=True)
+
+
+def _base_of(adapter: Path) -> str:
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(adapter).base_model_name_or_path
+
+
+def _config(model: str | Path, trust_remote_code: bool) -> Any:
+    try:
+        return AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(_explain("model", model, "a causal LM with safetensors weights", error)) from error
 
 
 def _layer_prefixes(model: nn.Module, layers: Sequence[int]) -> list[str]:

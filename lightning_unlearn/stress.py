@@ -31,10 +31,11 @@ from lightning_unlearn.attacks.results import Results
 from lightning_unlearn.data.from_card import data_of_run
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.function_cli import read_options, repeatable
-from lightning_unlearn.models import load_causal_lm
+from lightning_unlearn.models import layer_count, load_causal_lm
 from lightning_unlearn.report import write_report
 from lightning_unlearn.report.runs import CARD, METRICS, STRESS, read_object
 from lightning_unlearn.report.stress import told
+from lightning_unlearn.report.stress_rows import told_rows
 
 OF_RUN = "run"  # in place of a starting model: the one that the run card names
 
@@ -57,7 +58,8 @@ def stress(
 
     Args:
         run: a run folder with `model/`, or the folder of a model.
-        attacks: what is tried; by default all attacks of this package that suit the rows. May be given more than once.
+        attacks: what is tried; by default all attacks of this package; those that the rows do not suit are left out and
+            named. May be given more than once.
         data: the rows; by default those that the run card names.
         start: name or folder of the model that knew the rows, "run" for the one that the run card names, null for none.
         retrained: name or folder of a model trained without the rows.
@@ -69,7 +71,7 @@ def stress(
         trust_remote_code: run code that comes with a checkpoint.
 
     Returns:
-        What each attack found; one that failed on a model says why, and the others are there.
+        What each attack found; one that was left out, or failed on a model, says why, and the others are there.
 
     Raises:
         ValueError: for an option, a folder or rows that cannot be used, before any attack.
@@ -79,16 +81,26 @@ def stress(
     output = _output(run, folder, output)
     data = data_of_run(card, tokenizer=folder) if data is None else data
     data.setup("test")
-    exam = Exam(data, max_rows=max_rows, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    found = [Results(attack, exam, output) for attack in _suitable(attacks, exam)]
+    limits = {"max_rows": max_rows, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    exam = Exam(data, **limits, layers=_layers(folder, trust_remote_code))
+    listed = default_attacks() if attacks is None else _distinct(attacks)
+    refused = _refused(listed, exam)
+    if refused and attacks is not None:
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in refused.items()))
+    found = [Results(attack, exam, output) for attack in listed]
     sources = {UNLEARNED: str(folder), START: _start(card) if start == OF_RUN else start, RETRAINED: retrained}
     given = {name: source for name, source in sources.items() if source is not None}
     for name, source in given.items():  # one that cannot be loaded is told before hours of attacks on the others
         _loaded(name, source, dtype, trust_remote_code)
-    with tqdm(total=len(given) * len(found), desc="stress", unit="attack") as bar:
+    for results in found:
+        if why := refused.get(results.attack.name):
+            warnings.warn(f"{results.attack.name} is left out: {why}", stacklevel=2)
+            results.leave_out(why)
+    made = [results for results in found if not results.left_out]
+    with tqdm(total=len(given) * len(made), desc="stress", unit="attack") as bar:
         for name, source in given.items():
             model = _loaded(name, source, dtype, trust_remote_code)
-            for results in found:
+            for results in made:
                 bar.set_postfix_str(f"{name} model, {results.attack.name}")
                 _measure(results, name, model)
                 bar.update()
@@ -106,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model, error in one.failed.items()
     ]
     for one in found:
-        print(f"{one.attack.name}: {told(one.recovered(), one.attack.x_name)}")
+        print(f"{one.attack.name}: {told(one.content())}")
+        if rows := told_rows(one.content()):
+            print(f"  {rows}")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     run = options["run"]
@@ -139,37 +153,44 @@ def _output(run: Path, folder: Path, output: Path | None) -> Path:
     return run if output is None else output
 
 
-def _suitable(attacks: Attack | list[Attack] | None, exam: Exam) -> list[Attack]:
-    """The attacks that are given, or of all those that the rows suit.
+def _distinct(attacks: Attack | list[Attack]) -> list[Attack]:
+    """The attacks that are given.
 
     Raises:
-        ValueError: if a given one does not suit, or two would share a file.
+        ValueError: if there are none, or two would share a file.
     """
-    if attacks is None:
-        return [attack for attack in default_attacks() if _suits(attack, exam)]
     listed = attacks if isinstance(attacks, list) else [attacks]
+    if not listed:
+        raise ValueError("attacks must hold an attack, got []; leave it out for all")
     names = [attack.name for attack in listed]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"attacks must differ by name, got {twice[0]} twice: use another output for the second")
-    for attack in listed:
-        attack.check(exam)
     return listed
 
 
-def _suits(attack: Attack, exam: Exam) -> bool:
-    try:
-        attack.check(exam)
-    except ValueError as error:
-        warnings.warn(f"{attack.name} is left out: {error}", stacklevel=2)
-        return False
-    return True
+def _refused(attacks: list[Attack], exam: Exam) -> dict[str, str]:
+    """Why attacks cannot be made on these rows and this model, by the names of those."""
+    found = {}
+    for attack in attacks:
+        try:
+            attack.check(exam)
+        except ValueError as error:
+            found[attack.name] = str(error)
+    return found
 
 
 def _start(card: dict) -> str | None:
     """The starting model that a run card names; None where the run had a ready module, or there is no card."""
     name = ((card.get("method") or {}).get("hyperparameters") or {}).get("model")
     return None if name is None or str(name).startswith("<") else str(name)
+
+
+def _layers(folder: Path, trust_remote_code: bool) -> int | None:
+    try:
+        return layer_count(folder, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise ValueError(f"run: {error}") from error
 
 
 def _loaded(name: str, source: str, dtype: str | None, trust_remote_code: bool) -> nn.Module:

@@ -7,7 +7,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lightning_unlearn.models import Lora, add_lora, load_causal_lm, load_tokenizer, save_model, select_trainable
+from lightning_unlearn.models import (
+    Lora,
+    add_lora,
+    layer_count,
+    load_causal_lm,
+    load_tokenizer,
+    save_model,
+    select_trainable,
+)
 from tests.dense import tiny
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -292,3 +300,16 @@ def test_a_folder_without_tokenizer_is_named(tiny_model_dir, tmp_path):
     (tmp_path / "config.json").write_text((tiny_model_dir() / "config.json").read_text())
     with pytest.raises(ValueError, match=f"tokenizer must be the name or folder of a tokenizer, got '{tmp_path}'"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_layers_are_counted_without_weights(tiny_model_dir, tmp_path, arch):
+    source = tiny_model_dir(arch)
+    assert layer_count(source) == 2
+    adapted = add_lora(load_causal_lm(source), Lora())
+    assert layer_count(adapted) == 2
+    save_model(adapted, None, tmp_path / "adapter", merge_lora=False)
+    assert layer_count(tmp_path / "adapter") == 2
+    assert layer_count(torch.nn.Linear(2, 2)) is None
+    with pytest.raises(ValueError, match="model must be the name or folder of a causal LM"):
+        layer_count(tmp_path)

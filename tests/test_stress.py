@@ -121,12 +121,36 @@ def test_a_model_without_a_run(world, tmp_path, capsys):
     assert [file.name for file in (tmp_path / "found/stress").iterdir()] == ["prefixes.json"]
 
 
-def test_by_default_all_attacks_that_suit_the_rows(world, run, monkeypatch):
+def test_by_default_all_attacks_that_suit_the_rows(world, run, monkeypatch, capsys):
     asked = [Prefixes(), Relearning(k=6), Quantization(bits=[4])]
     monkeypatch.setattr(command, "default_attacks", lambda: asked)
     with pytest.warns(UserWarning, match="relearning_forget is left out: k must leave forget rows"):
-        found = stress(run, start=None, max_rows=2, max_new_tokens=4)
-    assert [results.attack for results in found] == [asked[0], asked[2]]
+        assert main(["stress", str(run), "--start", "null", "--max_rows", "2", "--max_new_tokens", "4"]) == 0
+    why = "k must leave forget rows that are not shown, got 6 of 2"
+    assert f"relearning_forget: left out: {why}" in capsys.readouterr().out
+    assert json.loads((run / "stress/relearning_forget.json").read_text())["left_out"] == why
+    page = (run / "report.html").read_text()
+    assert page.count("Left out: relearning some of the rows.") == 2
+    assert f"Relearning some of the rows was left out: {why}." in page
+    asked[1] = Relearning(k=1, steps=[1])
+    stress(run, start=None, max_rows=2, max_new_tokens=4)
+    content = json.loads((run / "stress/relearning_forget.json").read_text())
+    assert content["left_out"] == ""
+    assert len(content["curves"]["unlearned"]) == 2
+
+
+def test_rows_that_were_not_asked_are_told(run, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"question": FORGET[0].question, "french": "Où vit A ?"}))
+    words = ["--attacks", "Paraphrases", "--attacks.file", str(tmp_path / "prompts.jsonl")]
+    assert main(["stress", str(run), "--start", "null", "--max_new_tokens", "4", *words]) == 0
+    rows = ", ".join(f"forget {number}" for number in range(1, 6))
+    told = f"  1 of 6 forget rows asked at every point, left out: {rows} (there is no other way to ask it)\n"
+    assert told in capsys.readouterr().out
+    for point in json.loads((run / "stress/paraphrases.json").read_text())["curves"]["unlearned"]:
+        assert [row["index"] for row in point["failed"]] == [1, 2, 3, 4, 5]
+    page = (run / "report.html").read_text()
+    assert "<td>1 of 6</td>" in page
+    assert page.count("there is no other way to ask it") == 5
 
 
 @pytest.mark.parametrize(
@@ -140,6 +164,14 @@ def test_by_default_all_attacks_that_suit_the_rows(world, run, monkeypatch):
         (["--attacks", "Relearning", "--attacks.k", "few"], "attacks.k must be int, got 'few'"),
         (["--attacks", "Quantization", "--attacks.bits", "4"], "attacks.bits must be Sequence, got '4'"),
         (["--dtype", "float7", *TWO], "dtype must be the name of a floating-point dtype of torch, got 'float7'"),
+        (["--attacks", "LayerProbe", "--attacks.layers", "[99]"], "layer_probe: layers must be in [-2, 2), got [99]"),
+        (
+            ["--attacks", "Relearning", "--attacks.steps", "[]"],
+            "steps must be at least 1 each, and one at least, got []",
+        ),
+        (["--attacks", "Paraphrases", "--attacks.file", "no.jsonl"], "paraphrases: file: no.jsonl: no such file"),
+        (["--attacks", "Prefixes", "--attacks.file", "no.txt"], "file: no.txt: no such file"),
+        (["--attacks", "[]"], "attacks must hold an attack, got []"),
         (["--output", __file__, *TWO], "output must be a folder, got the file"),
         (["--attacks", "Prefix"], "attacks: unknown class 'Prefix'; did you mean 'Prefixes'"),
         (["--atacks", "Prefixes"], "unknown option '--atacks'; did you mean '--attacks'"),

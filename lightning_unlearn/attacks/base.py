@@ -42,7 +42,7 @@ class Attack(ABC):
         return next(iter(self.scores))
 
     def check(self, exam: Exam) -> None:  # noqa: B027 - most attacks need forget rows and no more
-        """Raise a ValueError where the rows of an exam lack what the attack needs."""
+        """Raise a ValueError where the rows of an exam, or its model, lack what the attack needs."""
 
     @abstractmethod
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from math import comb
+from math import comb, inf
 from typing import ClassVar
 
 from torch import nn
 
 from lightning_unlearn.attacks.base import Attack, Measurement
-from lightning_unlearn.attacks.exam import RECALL, Exam, mean_score
-from lightning_unlearn.data.records import Record
-from lightning_unlearn.evaluation.shares import share_of
-from lightning_unlearn.generation import generate
-from lightning_unlearn.metrics.rouge import rouge_recall
+from lightning_unlearn.attacks.exam import FAILED, RECALL, Exam, Scores, failed, mean_score
+from lightning_unlearn.evaluation.log import Sample
 
 
 class BestOfN(Attack):
     """Draws n answers to each question and takes the best by ROUGE-L recall, as who knows what they look for would.
 
-    The score at k is the mean over rows of the expected best of k answers, see `expected_best`; point 0 is greedy.
+    The score at k is the mean over rows of the expected best of k answers, see `expected_best`; point 0 is greedy. A
+    row that fails in one draw is left out, and named.
 
     Args:
         n: answers a question.
@@ -28,7 +26,7 @@ class BestOfN(Attack):
         seed: of the draws, which follow from it and the prompt.
 
     Raises:
-        ValueError: for fewer than 2 answers, or a temperature that is not above 0.
+        ValueError: for fewer than 2 answers, or a temperature that is not above 0 and finite.
     """
 
     x_name: ClassVar[str] = "samples"
@@ -37,46 +35,32 @@ class BestOfN(Attack):
     def __init__(self, *, n: int = 8, temperature: float = 1.0, seed: int = 0) -> None:
         if n < 2:
             raise ValueError(f"n must be at least 2, got {n}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0 < temperature < inf:
+            raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
         self.n = n
         self.temperature = temperature
         self.seed = seed
 
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:
         """See `Attack`."""
-        drawn = cache(lambda: self._recalls(model, exam))  # once for all points
-        yield 0, lambda: mean_score(RECALL, [row[0] for row in self._ask(model, exam, draws=1, temperature=0.0)])
+        drawn = cache(lambda: [self._draw(model, exam, draw) for draw in range(self.n)])  # once for all points
+        yield 0, lambda: best_of([exam.ask(model, exam.forget)], 1)
         for k in [2**power for power in range(self.n.bit_length()) if 2**power < self.n] + [self.n]:
-            yield k, lambda k=k: mean_score(RECALL, [expected_best(row, k) for row in drawn()])
+            yield k, lambda k=k: best_of(drawn(), k)
 
-    def _recalls(self, model: nn.Module, exam: Exam) -> list[list[float]]:
-        return self._ask(model, exam, draws=self.n, temperature=self.temperature)
+    def _draw(self, model: nn.Module, exam: Exam, draw: int) -> list[Sample]:
+        return exam.ask(model, exam.forget, temperature=self.temperature, seed=self.seed * 1_000_003 + draw)
 
-    def _ask(self, model: nn.Module, exam: Exam, *, draws: int, temperature: float) -> list[list[float]]:
-        """ROUGE-L recall of every answer to every row."""
 
-        def recalls(mine: Sequence[Record]) -> list[list[float]]:
-            of_draws = [self._said(model, exam, mine, temperature, draw) for draw in range(draws)]
-            return [
-                [rouge_recall(said[at], record.answer).rougeL for said in of_draws] for at, record in enumerate(mine)
-            ]
-
-        return share_of(model).deal(exam.forget, recalls)
-
-    def _said(self, model: nn.Module, exam: Exam, rows: Sequence[Record], temperature: float, draw: int) -> list[str]:
-        encoder = exam.encoder
-        made = generate(
-            model,
-            encoder.tokenizer,
-            [encoder.prompt(record) for record in rows],
-            max_new_tokens=exam.max_new_tokens,
-            batch_size=exam.batch_size,
-            temperature=temperature,
-            seed=self.seed * 1_000_003 + draw,
-            stop_ids=[encoder.end_id],
-        )
-        return [encoder.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in made]
+def best_of(draws: Sequence[Sequence[Sample]], k: int) -> Scores:
+    """Mean over rows of the expected best of k of the draws by ROUGE-L recall, and the rows that it leaves out."""
+    values, left_out = [], []
+    for row in zip(*draws, strict=True):
+        if without := [sample for sample in row if FAILED in sample]:
+            left_out.append(without[0])
+        else:
+            values.append(expected_best([sample["rougeL_recall"] for sample in row], k))
+    return {**mean_score(RECALL, values), **failed(left_out)}
 
 
 def expected_best(values: Sequence[float], k: int) -> float:

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from statistics import fmean, stdev
+from typing import Any
 
 from torch import nn
 
@@ -15,10 +16,12 @@ from lightning_unlearn.attacks.recovery import ERROR
 from lightning_unlearn.data.module import UnlearningDataModule
 from lightning_unlearn.data.records import Record
 from lightning_unlearn.data.tokenization import Encoder
-from lightning_unlearn.evaluation.log import Log, Sample
+from lightning_unlearn.evaluation.log import Sample
 from lightning_unlearn.evaluation.run import evaluate, select_rows
 
-Scores = dict[str, float]
+Scores = dict[str, Any]  # score -> value; and under `FAILED` the rows that it leaves out, where there are any
+Asked = Record | str  # a row as it is asked, or why it cannot be
+FAILED = "failed"
 METRICS = ("rougeL_recall", "probability")
 RECALL, PROBABILITY = (f"forget/{metric}" for metric in METRICS)
 
@@ -33,6 +36,7 @@ class Exam:
         max_new_tokens: most tokens of a generated answer.
         batch_size: prompts in a batch of generation.
         tokens_per_batch: most tokens in a batch of likelihoods.
+        layers: how many decoder layers the model has, None where that is not known.
 
     Raises:
         ValueError: for a number below 1.
@@ -43,6 +47,7 @@ class Exam:
     max_new_tokens: int = 200
     batch_size: int = 32
     tokens_per_batch: int = 8192
+    layers: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "max_new_tokens", "batch_size", "tokens_per_batch"):
@@ -60,10 +65,10 @@ class Exam:
     @cached_property
     def forget(self) -> list[Record]:
         """The evaluated rows that are to be forgotten."""
-        return self.rows("forget")
+        return list(self.rows("forget").values())
 
-    def rows(self, name: str) -> list[Record]:
-        """Return the rows of an evaluation set, at most `max_rows`.
+    def rows(self, name: str) -> dict[int, Record]:
+        """Return the rows of an evaluation set, at most `max_rows`, by their number within it.
 
         Raises:
             ValueError: if there is no such set.
@@ -71,27 +76,48 @@ class Exam:
         sets = self.data.evaluation_sets()
         if not sets.get(name):
             raise ValueError(f"data must have rows of the evaluation set {name!r}, got sets {list(sets)}")
-        return [sets[name][i] for i in select_rows(len(sets[name]), self.max_rows)]
+        return {i: sets[name][i] for i in select_rows(len(sets[name]), self.max_rows)}
 
-    def ask(self, model: nn.Module, records: Sequence[Record]) -> list[Sample]:
-        """Score a model's answers to questions, and how probable it finds the true ones; wrong ones are not read."""
-        plain = [replace(record, paraphrased_answer="", perturbed_answers=()) for record in records]
+    def ask(self, model: nn.Module, rows: Sequence[Asked], *, temperature: float = 0.0, seed: int = 0) -> list[Sample]:
+        """Score a model's answers to questions, and how probable it finds the true ones; wrong ones are not read.
+
+        Args:
+            model: who is asked.
+            rows: the forget rows in their order, each as it is asked, or why it cannot be.
+            temperature: 0 for greedy decoding.
+            seed: of the draws.
+
+        Returns:
+            A sample for each row; of one that cannot be asked, why it "failed".
+
+        Raises:
+            ValueError: for more or fewer rows.
+        """
+        numbers = list(self.rows("forget"))
+        if len(rows) != len(numbers):
+            raise ValueError(f"rows must be as many as the forget rows, {len(numbers)}, got {len(rows)}")
+        asked = [replace(r, paraphrased_answer="", perturbed_answers=()) for r in rows if isinstance(r, Record)]
         log = evaluate(
             model,
             self.encoder,
-            {"forget": plain},
+            {"forget": asked},
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
+            temperature=temperature,
+            seed=seed,
             tokens_per_batch=self.tokens_per_batch,
             sentence_encoder=None,
             entailment=None,
             progress=False,
         )
-        return log["forget"]
+        answered = iter(log["forget"])
+        found = [{FAILED: row} if isinstance(row, str) else next(answered) for row in rows]
+        return [{**sample, "set": "forget", "index": i} for i, sample in zip(numbers, found, strict=True)]
 
-    def scores(self, model: nn.Module, records: Sequence[Record]) -> Scores:
-        """Mean ROUGE-L recall and probability of the answers to questions, with their errors."""
-        return means({"forget": self.ask(model, records)})
+    def scores(self, model: nn.Module, rows: Sequence[Asked]) -> Scores:
+        """Mean ROUGE-L recall and probability of the answers to questions, with their errors, see `ask`."""
+        samples = self.ask(model, rows)
+        return {**means("forget", samples), **failed(samples)}
 
     @cached_property
     def digest(self) -> str:
@@ -103,12 +129,11 @@ class Exam:
         return blake2b(json.dumps(about).encode(), digest_size=16).hexdigest()
 
 
-def means(log: Log) -> Scores:
-    """Mean ROUGE-L recall and probability of each set, "<set>/<metric>", with their errors."""
+def means(name: str, samples: Sequence[Sample]) -> Scores:
+    """Mean ROUGE-L recall and probability of the samples that have them, "<name>/<metric>", with their errors."""
     found: Scores = {}
-    for name, samples in log.items():
-        for metric in METRICS:
-            found |= mean_score(f"{name}/{metric}", [s[metric] for s in samples if metric in s])
+    for metric in METRICS:
+        found |= mean_score(f"{name}/{metric}", [sample[metric] for sample in samples if metric in sample])
     return found
 
 
@@ -116,8 +141,21 @@ def mean_score(score: str, values: Sequence[float]) -> Scores:
     """The mean over rows, and under "<score>_error" its standard error: sd / sqrt(n), 0 for a single row.
 
     Example:
-        >>> mean_score("k", [0.0, 1.0])
-        {'k': 0.5, 'k_error': 0.5}
+        >>> mean_score("k", [0.0, 1.0]), mean_score("k", [])
+        ({'k': 0.5, 'k_error': 0.5}, {})
     """
+    if not values:
+        return {}
     error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return {score: fmean(values), f"{score}{ERROR}": error}
+
+
+def failed(samples: Sequence[Sample]) -> Scores:
+    """Name the rows that scores leave out, and why; nothing where there are none.
+
+    Example:
+        >>> failed([{"set": "forget", "index": 3, "failed": "too long"}, {"set": "forget", "index": 5}])
+        {'failed': [{'set': 'forget', 'index': 3, 'why': 'too long'}]}
+    """
+    rows = [{"set": s["set"], "index": s["index"], "why": s[FAILED]} for s in samples if FAILED in s]
+    return {FAILED: rows} if rows else {}

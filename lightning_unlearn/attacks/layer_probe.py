@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
+from itertools import chain
+from math import inf
 from statistics import fmean
 from typing import ClassVar
 
@@ -12,17 +14,20 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from lightning_unlearn.attacks.base import Attack, Measurement
-from lightning_unlearn.attacks.exam import Exam, Scores, mean_score
+from lightning_unlearn.attacks.exam import FAILED, Exam, Scores, failed, mean_score
 from lightning_unlearn.data.packing import TokenRow, pack
-from lightning_unlearn.data.records import Record
+from lightning_unlearn.data.records import Record, RecordError
 from lightning_unlearn.evaluation.likelihood import row_likelihoods
+from lightning_unlearn.evaluation.log import Sample
 from lightning_unlearn.forward import evaluating, run_trunk
 from lightning_unlearn.head import causal_lm
 from lightning_unlearn.layers import decoder_layers
+from lightning_unlearn.models import positions
 from lightning_unlearn.parts import device_of
 
 RANKED, CONTROL = "forget/true_above_wrong", "forget/control"
 OUTPUT = "output"
+SETS = ("forget", "retain")
 SHUFFLES = 16  # probes of the control, of whose shares it is the mean
 
 
@@ -33,23 +38,25 @@ class LayerProbe(Attack):
     represents "true", and not what is true. It reads the state after the last word of an answer. Point "output" is the
     same share by the model's own likelihoods, so a layer above it knows what the output hides. Chance is 1/2; what
     wording alone gives away, the retained model's share and the control show, a probe fitted to labels that were
-    shuffled within each row.
+    shuffled within each row. Rows without wrong answers, or too long for the model, are left out and named.
 
     Args:
-        layers: numbers of decoder layers; by default all.
+        layers: numbers of decoder layers, negative ones from the end; by default all.
         ridge: penalty on the squared weights of the probe, for standardised states.
         seed: of the shuffled labels.
 
     Raises:
-        ValueError: if `ridge` is not above 0.
+        ValueError: if `ridge` is not above 0 and finite, or `layers` is empty.
     """
 
     x_name: ClassVar[str] = "layer"
     scores: ClassVar[dict[str, str]] = {RANKED: "True answers above wrong ones", CONTROL: "Control, shuffled labels"}
 
     def __init__(self, *, layers: Sequence[int] | None = None, ridge: float = 1.0, seed: int = 0) -> None:
-        if not ridge > 0:
-            raise ValueError(f"ridge must be above 0, got {ridge}")
+        if layers is not None and not layers:
+            raise ValueError(f"layers must hold a number, got {list(layers)}; leave it out for all")
+        if not 0 < ridge < inf:
+            raise ValueError(f"ridge must be above 0 and finite, got {ridge}")
         self.layers = None if layers is None else list(layers)
         self.ridge = ridge
         self.seed = seed
@@ -58,26 +65,38 @@ class LayerProbe(Attack):
         """See `Attack`.
 
         Raises:
-            ValueError: if forget or retain rows have no wrong answers.
+            ValueError: if no forget or no retain rows have wrong answers, or the model lacks a layer.
         """
-        for name in ("forget", "retain"):
-            if not all(record.perturbed_answers for record in exam.rows(name)):
-                raise ValueError(f"LayerProbe needs perturbed answers of every {name} row, got rows without any")
+        for name in SETS:
+            if not any(record.perturbed_answers for record in exam.rows(name).values()):
+                raise ValueError(f"data must have perturbed answers of {name} rows, got none")
+        depth = exam.layers
+        if depth is not None and not all(-depth <= layer < depth for layer in self.layers or ()):
+            raise ValueError(f"layers must be in [-{depth}, {depth}), got {self.layers}")
 
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:
         """See `Attack`."""
         layers = self.layers or list(range(len(decoder_layers(causal_lm(model))[1])))
-        texts = {name: candidates(exam.rows(name)) for name in ("retain", "forget")}
-        sizes = {name: [len(group) for group in groups] for name, groups in texts.items()}
-        rows = {name: _rows(exam, name, groups) for name, groups in texts.items()}
+        samples = {name: [encoded(model, exam, name, *row) for row in exam.rows(name).items()] for name in SETS}
+        groups = {name: [sample["rows"] for sample in of if "rows" in sample] for name, of in samples.items()}
+        for name in SETS:
+            if not groups[name]:
+                raise ValueError(f"no {name} row could be asked: {samples[name][0][FAILED]}")
+        without = failed(list(chain(*samples.values())))
+        sizes = {name: [len(group) for group in of] for name, of in groups.items()}
+        rows = {name: list(chain(*of)) for name, of in groups.items()}
 
         @cache  # one forward for all layers, and none if all are known
         def states(name: str) -> dict[int, Tensor]:
             return last_states(model, rows[name], layers, exam.tokens_per_batch)
 
-        yield OUTPUT, lambda: mean_score(RANKED, self._by_likelihood(model, exam, rows["forget"], sizes["forget"]))
+        def probed(layer: int) -> Scores:
+            return self._probe({name: states(name)[layer] for name in rows}, sizes)
+
+        by_likelihood = partial(self._by_likelihood, model, exam, rows["forget"], sizes["forget"])
+        yield OUTPUT, lambda: {**mean_score(RANKED, by_likelihood()), **without}
         for layer in layers:
-            yield layer, lambda layer=layer: self._probe({name: states(name)[layer] for name in rows}, sizes)
+            yield layer, lambda layer=layer: {**probed(layer), **without}
 
     def _probe(self, states: dict[str, Tensor], sizes: dict[str, list[int]]) -> Scores:
         draws = torch.Generator().manual_seed(self.seed)
@@ -95,9 +114,24 @@ class LayerProbe(Attack):
         return true_above_wrong(torch.tensor([-row.nll / row.tokens for row in scored]), sizes)
 
 
-def candidates(records: Sequence[Record]) -> list[list[str]]:
-    """The true answer of each record and the wrong ones, all in the form of the paraphrase where there is one."""
-    return [[record.paraphrased_answer or record.answer, *record.perturbed_answers] for record in records]
+def candidates(record: Record) -> list[str]:
+    """The true answer of a record and the wrong ones, all in the form of the paraphrase where there is one."""
+    return [record.paraphrased_answer or record.answer, *record.perturbed_answers]
+
+
+def encoded(model: nn.Module, exam: Exam, name: str, index: int, record: Record) -> Sample:
+    """A row of an evaluation set with the tokens of its answers under "rows", or why it "failed"."""
+    row: Sample = {"set": name, "index": index}
+    if not record.perturbed_answers:
+        return {**row, FAILED: "it has no wrong answers"}
+    try:
+        found = [exam.encoder.row(record, answer=text) for text in candidates(record)]
+    except RecordError as error:
+        return {**row, FAILED: str(error).removeprefix(f"{record.source}: ")}
+    longest, limit = max(len(one.input_ids) for one in found), positions(model)
+    if limit is not None and longest > limit:
+        return {**row, FAILED: f"it has {longest} tokens with an answer, the model takes {limit}"}
+    return {**row, "rows": found}
 
 
 def true_above_wrong(scores: Tensor, sizes: Sequence[int]) -> list[float]:
@@ -107,10 +141,15 @@ def true_above_wrong(scores: Tensor, sizes: Sequence[int]) -> list[float]:
         scores: of all answers, a row's true one first.
         sizes: answers of each row.
 
+    Raises:
+        ValueError: for scores that are not finite.
+
     Example:
         >>> true_above_wrong(torch.tensor([2.0, 1.0, 3.0, 5.0, 5.0]), [3, 2])
         [0.5, 0.5]
     """
+    if not scores.isfinite().all():
+        raise ValueError("scores must be finite, got NaN or infinity from the model's states or likelihoods")
     rows = scores.double().split(list(sizes))
     return [float(((row[0] > row[1:]).double() + (row[0] == row[1:]).double() / 2).mean()) for row in rows]
 
@@ -141,11 +180,6 @@ def last_states(model: nn.Module, rows: Sequence[TokenRow], layers: Sequence[int
             for layer in layers:
                 found[layer].append(states[layer].index_select(0, ends).double().cpu())
     return {layer: torch.cat(parts) for layer, parts in found.items()}
-
-
-def _rows(exam: Exam, name: str, texts: Sequence[Sequence[str]]) -> list[TokenRow]:
-    pairs = zip(exam.rows(name), texts, strict=True)
-    return [exam.encoder.row(record, answer=text) for record, group in pairs for text in group]
 
 
 def _chunks(rows: Sequence[TokenRow], budget: int) -> Iterator[list[TokenRow]]:

@@ -10,8 +10,7 @@ from typing import ClassVar
 from torch import nn
 
 from lightning_unlearn.attacks.base import Attack, Measurement
-from lightning_unlearn.attacks.exam import Exam
-from lightning_unlearn.data.records import Record
+from lightning_unlearn.attacks.exam import Asked, Exam
 
 PLAIN = "plain"
 
@@ -21,15 +20,15 @@ class PromptAttack(Attack):
 
     x_name: ClassVar[str] = "prompt"
 
-    def asked(self, exam: Exam) -> Sequence[Record]:
-        """Return the rows as they are; by default the forget rows."""
+    def asked(self, exam: Exam) -> Sequence[Asked]:
+        """Return the forget rows as they are, or why one is not asked."""
         return exam.forget
 
     @abstractmethod
-    def variants(self, exam: Exam) -> Mapping[str, Sequence[Record]]:
-        """Return the rows as each variant asks them, by its name."""
+    def variants(self, exam: Exam) -> Mapping[str, Sequence[Asked]]:
+        """Return the forget rows as each variant asks them, or why it cannot, by its name."""
 
     def points(self, model: nn.Module, exam: Exam) -> Iterator[Measurement]:
         """See `Attack`."""
-        for name, records in {PLAIN: self.asked(exam), **self.variants(exam)}.items():
-            yield name, partial(exam.scores, model, records)
+        for name, rows in {PLAIN: self.asked(exam), **self.variants(exam)}.items():
+            yield name, partial(exam.scores, model, rows)

@@ -36,8 +36,8 @@ class Quantization(Attack):
     x_name: ClassVar[str] = "bits"
 
     def __init__(self, *, bits: Sequence[int] = (8, 4), group: int | None = None, bitsandbytes: bool = False) -> None:
-        if not bits or min(bits) < 2:
-            raise ValueError(f"bits must be at least 2 each, got {list(bits)}")
+        if not bits or not all(count >= 2 for count in bits):
+            raise ValueError(f"bits must be at least 2 each, and one at least, got {list(bits)}")
         if group is not None and group < 1:
             raise ValueError(f"group must be at least 1, got {group}")
         if bitsandbytes and list(bits) != [4]:

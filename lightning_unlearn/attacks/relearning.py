@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,7 +14,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lightning_unlearn.attacks.base import Attack, Measurement, throwaway
-from lightning_unlearn.attacks.exam import PROBABILITY, RECALL, Exam, Scores, means
+from lightning_unlearn.attacks.exam import PROBABILITY, RECALL, Exam, Scores, failed, means
 from lightning_unlearn.data.authors.facts import real_authors, world_facts
 from lightning_unlearn.data.packing import TokenRow, pack
 from lightning_unlearn.data.readers import read_records
@@ -26,6 +28,7 @@ HELD_OUT = {
     "held_out/rougeL_recall": "ROUGE-L recall, rows not shown",
     "held_out/probability": "Probability, rows not shown",
 }
+from lightning_unlearn.usage import naming
 
 
 class Relearning(Attack):
@@ -68,11 +71,15 @@ class Relearning(Attack):
             raise ValueError(f'rows must be "forget", "related" or "unrelated", got {rows!r}')
         if file is not None and rows == "forget":
             raise ValueError(f'rows must be "related" or "unrelated" with a file, got {rows!r} and {str(file)!r}')
-        for name, value in (("k", k), ("batch_size", batch_size), ("steps", min(steps, default=0))):
+        for name, value in (("k", k), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if not lr > 0:
-            raise ValueError(f"lr must be above 0, got {lr}")
+        if not steps or not all(count >= 1 for count in steps):
+            raise ValueError(f"steps must be at least 1 each, and one at least, got {list(steps)}")
+        if not 0 < lr < inf:
+            raise ValueError(f"lr must be above 0 and finite, got {lr}")
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
         self.rows = rows
         self.k = k
         self.steps = sorted(set(steps))
@@ -97,9 +104,9 @@ class Relearning(Attack):
         """See `Attack`.
 
         Raises:
-            ValueError: if all forget rows would be shown, or there are no rows to show.
+            ValueError: if all forget rows would be shown, or there are no rows to show, or one is too long.
         """
-        self.shown(exam)
+        exam.encoder.rows(self.shown(exam))
         if self.rows == "forget" and not any(self._held_out(exam)):
             raise ValueError(f"k must leave forget rows that are not shown, got {self.k} of {len(exam.forget)}")
 
@@ -107,10 +114,11 @@ class Relearning(Attack):
         """Return the rows that the model is fine-tuned on: k of the source, spread over it.
 
         Raises:
-            ValueError: if the data have none.
+            ValueError: if the data have none, or the file cannot be read.
         """
         if self.file is not None:
-            source = read_records(self.file, name="file")
+            with naming("file"):
+                source = read_records(self.file)
         elif self.rows == "unrelated":
             source = [*world_facts(), *real_authors()]
         else:
@@ -139,11 +147,10 @@ class Relearning(Attack):
 
     def _scores(self, model: nn.Module, exam: Exam) -> Scores:
         samples = exam.ask(model, exam.forget)
-        log = {"forget": samples}
+        found = {**means("forget", samples), **failed(samples)}
         if self.rows == "forget":
-            held = self._held_out(exam)
-            log["held_out"] = [sample for sample in samples if held[sample["index"]]]
-        return means(log)
+            found |= means("held_out", list(compress(samples, self._held_out(exam))))
+        return found
 
     def _trainable(self, model: nn.Module) -> nn.Module:
         copied = throwaway(model)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lightning_unlearn.attacks.base import Attack
-from lightning_unlearn.attacks.exam import Exam
+from lightning_unlearn.attacks.exam import FAILED, Exam
 from lightning_unlearn.attacks.recovery import MODELS, Point, recovery
 from lightning_unlearn.callbacks.run_card import options
 from lightning_unlearn.files import write_whole
@@ -35,6 +35,7 @@ class Results:
         models: the same -> a mark of the model's weights.
         finished: the models of which all points are there.
         failed: the same -> the error that ended the attack; the file holds its class alone, a message may quote rows.
+        left_out: why the attack is not made, or "".
     """
 
     attack: Attack
@@ -44,6 +45,7 @@ class Results:
     models: dict[str, str] = field(default_factory=dict, init=False)
     finished: list[str] = field(default_factory=list, init=False)
     failed: dict[str, Exception] = field(default_factory=dict, init=False)
+    left_out: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         held = from_first(lambda: {} if self.folder is None else read_object(self._file))
@@ -56,6 +58,9 @@ class Results:
         Args:
             name: "unlearned", "start" or "retrained".
             model: it is not changed.
+
+        Raises:
+            ValueError: if no row could be asked, without the attack or at any point of it.
         """
         mark = fingerprint(model)
         known = self.curves.get(name, []) if self.models.get(name) == mark else []
@@ -68,6 +73,7 @@ class Results:
             self.curves[name] = [*self.curves[name][:at], point, *known[at + 1 :]]
             if point not in known:
                 self.save()
+        _check_asked(self.curves[name], self.attack.judged)
         self.finished.append(name)
         self.save()
         return self.curves[name]
@@ -77,20 +83,31 @@ class Results:
         self.failed[name] = error
         self.save()
 
+    def leave_out(self, why: str) -> None:
+        """Note why the attack is not made; what an earlier one found stays."""
+        self.left_out = why
+        if not read_object(self._file).get("curves"):
+            self.save()
+
     def recovered(self) -> dict[str, Any] | None:
         """See `recovery`."""
         return recovery(self.curves, self.attack.judged)
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        if self.folder is None or rank() > 0:
-            return
-        content = {
+        if self.folder is not None and rank() == 0:
+            write_whole(self._file, json.dumps(self.content(), indent=2) + "\n")
+
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds."""
+        return {
             "attack": type(self.attack).__name__,
             "options": options(self.attack),
             "x": {"name": self.attack.x_name},
             "scores": self.attack.scores,
             "judged": self.attack.judged,
+            "left_out": self.left_out,
+            "rows": len(self.exam.forget),
             "curves": {name: self.curves[name] for name in MODELS if name in self.curves},
             "recovered": self.recovered(),
             "finished": self.finished,
@@ -98,7 +115,6 @@ class Results:
             "models": self.models,
             "about": self._about(),
         }
-        write_whole(self._file, json.dumps(content, indent=2) + "\n")
 
     @property
     def _file(self) -> Path:
@@ -112,3 +128,10 @@ class Results:
         contents = [blake2b(file.read_bytes()).hexdigest() for file in files]
         about = [type(self.attack).__name__, settings, contents, self.exam.digest]
         return blake2b(json.dumps(about, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _check_asked(points: list[Point], score: str) -> None:
+    plain, *attacked = (score in point for point in points)
+    if not (plain and any(attacked)):
+        whys = [row["why"] for point in points for row in point.get(FAILED, ())]
+        raise ValueError(f"no row could be asked: {whys[0] if whys else 'there is no point of the attack'}")

@@ -14,6 +14,7 @@ from lightning_unlearn.attacks.recovery import START, UNLEARNED
 from lightning_unlearn.attacks.results import Results
 from lightning_unlearn.callbacks.fit_begin import FitBegin
 from lightning_unlearn.data.module import UnlearningDataModule
+from lightning_unlearn.models import layer_count
 from lightning_unlearn.parts import is_sharded
 
 
@@ -35,7 +36,7 @@ class Stress(FitBegin):
         batch_size: prompts in a batch of generation.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or no attacks.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class Stress(FitBegin):
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.attacks = list(attacks) if isinstance(attacks, list | tuple) else [attacks]
+        if not self.attacks:
+            raise ValueError("attacks must hold an attack, got []")
         self.every_n_steps = every_n_steps
         self.start = start
         self.limits = {"max_rows": max_rows, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
@@ -65,19 +68,19 @@ class Stress(FitBegin):
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, UnlearningDataModule):
             raise ValueError(f"Stress needs an UnlearningDataModule, got {type(data).__name__}")
-        for attack in self.attacks:
-            attack.check(self._exam(trainer))
+        self._check(trainer, None)
 
     def on_fit_begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attack the starting model, unless the fit continues another.
 
         Raises:
-            ValueError: for a sharded model.
+            ValueError: for a sharded model, or one that lacks what an attack needs.
         """
         if is_sharded(pl_module.model):
             raise ValueError(
                 "Stress needs a whole model, got a sharded one: run `lightning-unlearn stress` on the finished run"
             )
+        self._check(trainer, layer_count(pl_module.model))
         if self.start and trainer.ckpt_path is None:
             self._attack(trainer, pl_module, START)
 
@@ -95,6 +98,10 @@ class Stress(FitBegin):
         """Attack the trained model, while it is still on its device."""
         self._attack(trainer, pl_module, UNLEARNED)
 
+    def _check(self, trainer: Trainer, layers: int | None) -> None:
+        for attack in self.attacks:
+            attack.check(self._exam(trainer, layers))
+
     def _attack(self, trainer: Trainer, pl_module: LightningModule, name: str | None) -> Scores:
         """Log and return the largest scores of each attack, and keep the points of a model that has a name."""
         folder = None if name is None or trainer.fast_dev_run else Path(trainer.default_root_dir)
@@ -103,10 +110,11 @@ class Stress(FitBegin):
             for attack in self.attacks:
                 _, *attacked = Results(attack, self._exam(trainer), folder).measure(name or UNLEARNED, pl_module.model)
                 for score in attack.scores:
-                    found[f"stress/{attack.name}/{score}"] = max(point[score] for point in attacked)
+                    if values := [point[score] for point in attacked if score in point]:
+                        found[f"stress/{attack.name}/{score}"] = max(values)
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)
         return found
 
-    def _exam(self, trainer: Trainer) -> Exam:
-        return Exam(trainer.datamodule, **self.limits)
+    def _exam(self, trainer: Trainer, layers: int | None = None) -> Exam:
+        return Exam(trainer.datamodule, **self.limits, layers=layers)

@@ -52,6 +52,7 @@ def evaluate(
     max_new_tokens: int = 200,
     batch_size: int = 32,
     temperature: float = 0.0,
+    seed: int = 0,
     tokens_per_batch: int = 8192,
     sentence_encoder: str | Path | SentenceEncoder | None = DEFAULT_SENTENCE_ENCODER,
     entailment: str | Path | NLIModel | None = DEFAULT_NLI_MODEL,
@@ -80,7 +81,8 @@ def evaluate(
         max_rows: most rows a set, spread over it, see `select_rows`.
         max_new_tokens: most tokens of a generated answer.
         batch_size: prompts in a batch of generation; so many rows of each process are finished at once.
-        temperature: 0 for greedy decoding; otherwise what is drawn follows from the prompt alone.
+        temperature: 0 for greedy decoding; otherwise what is drawn follows from the prompt and the seed alone.
+        seed: of the draws.
         tokens_per_batch: most tokens in a batch of likelihoods.
         sentence_encoder: hub name, local folder, callable, "lexical", or None to leave cosine similarity out.
         entailment: hub name, local folder, callable, "lexical", or None to leave entailment out.
@@ -107,7 +109,7 @@ def evaluate(
     judge = Judge(
         model,
         encoder,
-        {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "temperature": temperature},
+        {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "temperature": temperature, "seed": seed},
         tokens_per_batch,
         together(lambda: None if sentence_encoder is None else load_sentence_encoder(sentence_encoder, device=device)),
         together(lambda: None if entailment is None else load_nli_model(entailment, device=device)),

@@ -90,6 +90,7 @@ def render_comparison(runs: Sequence[Run], columns: Sequence[str] | None = None)
         attacks=_board(attacks, [row for row in rows if row.runs], metric_label, substitutes),
         attacked=any(run.stress for run in runs),
         attacked_differently=recovered.differ(runs),
+        stressed=all(run.stress for run in runs),
         trade_off=_plot(runs, rows, substitutes),
         most_names=MOST_NAMES,
         substitutes=substitutes,

@@ -36,7 +36,10 @@ def told(runs: Sequence[Run], key: str) -> str:
     if not runs or not is_recovered(key):
         return ""
     name = key.removeprefix(f"{COMES_BACK}/")
-    if not any(run.stress if key == STRONGEST else name in run.stress for run in runs):
+    tested = [
+        {attack for attack, of in run.stress.items() if (of.get("curves") or {}).get("unlearned")} for run in runs
+    ]
+    if not any(attacks if key == STRONGEST else name in attacks for attacks in tested):
         return "not tested"
     found = [(known, _strongest(known) if key == STRONGEST else name) for run in runs if (known := _known(run))]
     verdicts = [known[attack]["verdict"] for known, attack in found if attack in known]

@@ -71,6 +71,7 @@ def render_sequence(runs: Sequence[Run]) -> str:
         intervals=any(run.intervals for run in runs),
         muse=any(key.startswith("muse/") for key in columns),
         thresholds=verdict,
+        stressed=all(run.stress for run in runs),
         substitutes=substitutes,
     )
 

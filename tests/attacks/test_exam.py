@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightning_unlearn.attacks.exam import Exam
@@ -14,7 +16,7 @@ from tests.attacks.exams import FORGET, RETAIN, exam, record, unchanged
 def test_rows_are_spread_and_limited(tiny_model_dir):
     found = exam(tiny_model_dir(), max_rows=2)
     assert found.forget == [FORGET[i] for i in select_rows(6, 2)]
-    assert len(found.rows("retain")) == 2
+    assert list(found.rows("retain")) == select_rows(6, 2)
     with pytest.raises(ValueError, match="evaluation set 'holdout', got sets"):
         found.rows("holdout")
 
@@ -32,6 +34,35 @@ def test_scores_are_means_over_rows(tiny_model_dir):
     assert found["forget/probability_error"] == pytest.approx(values.std().item() / 6**0.5, rel=1e-4)
     keys = {"forget/probability", "forget/rougeL_recall"}
     assert set(found) == keys | {f"{key}_error" for key in keys}
+
+
+def test_rows_that_cannot_be_asked_are_named(tiny_model_dir):
+    asked, model = exam(tiny_model_dir(), max_rows=4), load_causal_lm(tiny_model_dir())
+    numbers = select_rows(6, 4)
+    long = record("A", "Bern", perturbed_answers=())
+    long = replace(long, question="Where? " * 100)  # more than the 200 tokens of a row
+    found = asked.scores(model, [asked.forget[0], "no such question", long, asked.forget[3]])
+    (first, second) = found.pop("failed")
+    assert first == {"set": "forget", "index": numbers[1], "why": "no such question"}
+    assert (second["set"], second["index"]) == ("forget", numbers[2])
+    assert "max_length=200 cuts off the whole answer" in second["why"]
+    both = exam(tiny_model_dir(), forget=[asked.forget[0], asked.forget[3]])
+    assert found == pytest.approx(both.scores(model, both.forget))
+    assert asked.scores(model, ["why"] * 4) == {
+        "failed": [{"set": "forget", "index": number, "why": "why"} for number in numbers]
+    }
+    with pytest.raises(ValueError, match="rows must be as many as the forget rows, 4, got 1"):
+        asked.ask(model, FORGET[:1])
+
+
+def test_draws_follow_the_seed(tiny_model_dir):
+    asked, model = exam(tiny_model_dir(), max_new_tokens=8), load_causal_lm(tiny_model_dir())
+
+    def said(**options) -> list[str]:
+        return [sample["generation"] for sample in asked.ask(model, asked.forget, **options)]
+
+    assert said(temperature=2.0, seed=1) == said(temperature=2.0, seed=1) != said(temperature=2.0, seed=2)
+    assert said() == said(seed=1)
 
 
 def test_digest_follows_rows_and_limits(tiny_model_dir):

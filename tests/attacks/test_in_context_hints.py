@@ -25,12 +25,13 @@ def test_variants(tiny_model_dir):
     short = Record("Who?", "One two three.")
     asked = exam(tiny_model_dir(), forget=[*FORGET, short])
     variants = InContextHints(examples=[1, 2], words=[2, 4]).variants(asked)
-    assert {name: len(rows) for name, rows in variants.items()} == {
+    assert {name: sum(isinstance(row, Record) for row in rows) for name, rows in variants.items()} == {
         "1 example": 7,
         "2 examples": 7,
         "first 2 words": 7,
         "first 4 words": 6,
     }
+    assert variants["first 4 words"][6] == "its answer has no more than 4 words"
     assert all(len(row.messages) == 4 for row in variants["2 examples"])
 
 
@@ -41,4 +42,9 @@ def test_mistakes(tiny_model_dir):
         InContextHints(words=[0])
     with pytest.raises(ValueError, match="examples must be fewer than the 6 forget rows"):
         InContextHints(examples=[6]).check(exam(tiny_model_dir()))
+    with pytest.raises(ValueError, match=r"examples and words must hold a number between them, got \[\] and \[\]"):
+        InContextHints(examples=[], words=[])
+    with pytest.raises(ValueError, match=r"words must be fewer than the longest answer's, 7, got \[7\]"):
+        InContextHints(examples=[], words=[7]).check(exam(tiny_model_dir()))
+    InContextHints(examples=[], words=[6]).check(exam(tiny_model_dir()))
     InContextHints(examples=[5]).check(exam(tiny_model_dir()))

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from lightning_unlearn.attacks.layer_probe import (
     LayerProbe,
     candidates,
+    encoded,
     last_states,
     ridge_directions,
     true_above_wrong,
 )
 from lightning_unlearn.data.records import Record
+from lightning_unlearn.evaluation.likelihood import row_likelihoods
 from lightning_unlearn.models import load_causal_lm
-from tests.attacks.exams import FORGET, exam, unchanged
+from tests.attacks.exams import FORGET, RETAIN, exam, record, unchanged
 
 KEY = "forget/true_above_wrong"
 
@@ -52,10 +56,8 @@ def test_states_are_those_after_the_last_word(tiny_model_dir):
 
 def test_candidates_have_the_form_of_the_paraphrase():
     plain = Record("Who?", "Ana.", perturbed_answers=("Bo.",))
-    assert candidates([FORGET[0], plain]) == [
-        ["Home of A: Bern.", "Home of A: Lima.", "Home of A: Oslo."],
-        ["Ana.", "Bo."],
-    ]
+    assert candidates(FORGET[0]) == ["Home of A: Bern.", "Home of A: Lima.", "Home of A: Oslo."]
+    assert candidates(plain) == ["Ana.", "Bo."]
 
 
 def test_a_layer_that_knows_is_found_and_the_control_does_not_know(tiny_model_dir, monkeypatch):
@@ -83,15 +85,67 @@ def test_the_output_ranks_by_likelihood_per_token(tiny_model_dir):
     asked, model = exam(tiny_model_dir()), load_causal_lm(tiny_model_dir())
     _, scores = next(iter(LayerProbe().points(model, asked)))
     shares = []
-    for record, texts in zip(FORGET, candidates(FORGET), strict=True):
-        likely = [asked.scores(model, [Record(record.question, text)])["forget/probability"] for text in texts]
+    for one in FORGET:
+        scored = row_likelihoods(model, [asked.encoder.row(one, answer=text) for text in candidates(one)])
+        likely = [-row.nll / row.tokens for row in scored]
         shares.append(sum(likely[0] > wrong for wrong in likely[1:]) / 2)
     assert scores()[KEY] == pytest.approx(sum(shares) / len(shares))
 
 
 def test_rows_without_wrong_answers(tiny_model_dir):
     asked = exam(tiny_model_dir(), retain=[Record("Who?", "Ana.")])
-    with pytest.raises(ValueError, match="LayerProbe needs perturbed answers of every retain row"):
+    with pytest.raises(ValueError, match="data must have perturbed answers of retain rows, got none"):
         LayerProbe().check(asked)
-    with pytest.raises(ValueError, match=r"ridge must be above 0, got 0\.0"):
-        LayerProbe(ridge=0.0)
+    plain = Record("Who?", "Ana.")
+    some = exam(tiny_model_dir(), forget=[FORGET[0], plain, *FORGET[1:]], retain=[*RETAIN, Record("Whom?", "Bo.")])
+    LayerProbe().check(some)
+    model = load_causal_lm(tiny_model_dir())
+    points = {x: scores() for x, scores in LayerProbe(layers=[0]).points(model, some)}
+    without = points["output"].pop("failed")
+    why = "it has no wrong answers"
+    assert without == [{"set": "forget", "index": 1, "why": why}, {"set": "retain", "index": 6, "why": why}]
+    assert points[0].pop("failed") == without
+    whole = {x: scores() for x, scores in LayerProbe(layers=[0]).points(model, exam(tiny_model_dir()))}
+    assert points["output"] == pytest.approx(whole["output"])
+    assert points[0] == pytest.approx(whole[0])
+
+
+def test_rows_too_long_for_the_model(tiny_model_dir):
+    long = record("A", "Bern", perturbed_answers=("No. " * 60,))
+    model = load_causal_lm(tiny_model_dir(max_position_embeddings=100))
+    found = encoded(model, exam(tiny_model_dir()), "forget", 4, long)
+    assert (found["set"], found["index"], "rows" in found) == ("forget", 4, False)
+    assert re.fullmatch(r"it has \d+ tokens with an answer, the model takes 100", found["failed"])
+    with pytest.raises(ValueError, match="no forget row could be asked: it has"):
+        next(iter(LayerProbe().points(model, exam(tiny_model_dir(), forget=[long]))))
+
+
+def test_a_model_of_nan_is_no_low_score(tiny_model_dir):
+    model = load_causal_lm(tiny_model_dir())
+    for parameter in model.parameters():
+        parameter.data.fill_(torch.nan)
+    for _, scores in LayerProbe().points(model, exam(tiny_model_dir())):
+        with pytest.raises((ValueError, torch.linalg.LinAlgError)):
+            scores()
+
+
+def test_layers_that_the_model_lacks(tiny_model_dir):
+    asked = exam(tiny_model_dir(), layers=2)
+    for layer in (99, 2, -3):
+        with pytest.raises(ValueError, match=rf"layers must be in \[-2, 2\), got \[0, {layer}\]"):
+            LayerProbe(layers=[0, layer]).check(asked)
+    LayerProbe(layers=[1, -2]).check(asked)
+    LayerProbe(layers=[99]).check(exam(tiny_model_dir()))  # how many there are is not known
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ridge": 0.0}, r"ridge must be above 0 and finite, got 0\.0"),
+        ({"ridge": float("nan")}, "ridge must be above 0 and finite, got nan"),
+        ({"layers": []}, r"layers must hold a number, got \[\]"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        LayerProbe(**options)

@@ -29,3 +29,5 @@ def test_a_template_without_the_question(tmp_path):
     (tmp_path / "mine.txt").write_text("{question}?\nPlease.\n")
     with pytest.raises(ValueError, match=r'file must have "\{question\}" in every line, got line 2 without it'):
         Prefixes(file=tmp_path / "mine.txt")
+    with pytest.raises(ValueError, match=r"file: .*no\.txt: no such file"):
+        Prefixes(file=tmp_path / "no.txt")

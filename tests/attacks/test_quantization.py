@@ -70,7 +70,7 @@ def test_nf4(tiny_model_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": [8, 1]}, r"bits must be at least 2 each, got \[8, 1\]"),
+        ({"bits": [8, 1]}, r"bits must be at least 2 each, and one at least, got \[8, 1\]"),
         ({"bits": []}, "bits must be at least 2"),
         ({"group": 0}, "group must be at least 1, got 0"),
         ({"bitsandbytes": True}, r"bits must be \[4\] with bitsandbytes, got \[8, 4\]"),

@@ -64,7 +64,8 @@ def test_rows_that_were_not_shown_are_scored_apart(tiny_model_dir):
     model = taught(tiny_model_dir(), attack.shown(asked))  # knows what will be shown, and only that
     points = {x: scores() for x, scores in attack.points(model, asked)}
     held = [FORGET[i] for i in range(6) if i not in select_rows(6, 2)]
-    expected = asked.scores(model, held)
+    others = exam(tiny_model_dir(), forget=held)
+    expected = others.scores(model, others.forget)
     assert points[0]["held_out/probability"] == pytest.approx(expected["forget/probability"], rel=1e-5)
     assert points[0]["forget/probability"] > points[0]["held_out/probability"]
     assert attack.judged == "held_out/rougeL_recall"
@@ -81,12 +82,17 @@ def test_where_rows_come_from(tiny_model_dir, tmp_path):
     assert Relearning(rows="related").judged == "forget/rougeL_recall"
 
 
-def test_check(tiny_model_dir):
+def test_check(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match="k must leave forget rows that are not shown, got 6 of 6"):
         Relearning(k=6).check(exam(tiny_model_dir()))
     with pytest.raises(ValueError, match="data must have related rows to relearn from, got none"):
         Relearning(rows="related").check(exam(tiny_model_dir(), retain=None))
     Relearning(k=5).check(exam(tiny_model_dir()))
+    with pytest.raises(ValueError, match=r"file: .*no\.jsonl: no such file"):
+        Relearning(rows="related", file=tmp_path / "no.jsonl").check(exam(tiny_model_dir()))
+    (tmp_path / "long.jsonl").write_text(json.dumps({"question": "Who? " * 200, "answer": "Ana."}) + "\n")
+    with pytest.raises(ValueError, match=r"long\.jsonl:1: max_length=200 cuts off the whole answer"):
+        Relearning(rows="related", file=tmp_path / "long.jsonl").check(exam(tiny_model_dir()))
 
 
 def test_shown_rows_are_told_from_others_by_their_text(tiny_model_dir):
@@ -100,9 +106,12 @@ def test_shown_rows_are_told_from_others_by_their_text(tiny_model_dir):
     [
         ({"rows": "all"}, "rows must be"),
         ({"k": 0}, "k must be at least 1, got 0"),
-        ({"steps": [0, 5]}, "steps must be at least 1, got 0"),
-        ({"steps": []}, "steps must be at least 1"),
-        ({"lr": -1e-5}, "lr must be above 0, got -1e-05"),
+        ({"steps": [0, 5]}, r"steps must be at least 1 each, and one at least, got \[0, 5\]"),
+        ({"steps": []}, r"steps must be at least 1 each, and one at least, got \[\]"),
+        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
+        ({"lr": -1e-5}, "lr must be above 0 and finite, got -1e-05"),
+        ({"lr": float("nan")}, "lr must be above 0 and finite, got nan"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"file": "x.jsonl"}, 'rows must be "related" or "unrelated" with a file'),
     ],
 )

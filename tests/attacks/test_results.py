@@ -117,6 +117,46 @@ def test_a_failure_is_noted_until_it_is_mended(asked, model, tmp_path):
     assert json.loads((tmp_path / "stress/counted.json").read_text())["failed"] == {}
 
 
+class Failing(Counted):
+    """Cannot ask a row: at no point, or not without the attack."""
+
+    def __init__(self, *, without: tuple[int, ...]) -> None:
+        super().__init__()
+        self.without = without
+
+    def measured(self, x: int) -> dict:
+        failed = {"failed": [{"set": "forget", "index": x, "why": f"why {x}"}]}
+        return failed if x in self.without else super().measured(x)
+
+
+@pytest.mark.parametrize("without", [(0,), (1, 2)])
+def test_an_attack_that_could_ask_nobody_has_failed(asked, model, tmp_path, without):
+    results = Results(Failing(without=without), asked, tmp_path)
+    with pytest.raises(ValueError, match=f"no row could be asked: why {without[0]}"):
+        results.measure("unlearned", model)
+    assert results.finished == []
+
+
+def test_rows_that_were_not_asked_are_in_the_file(asked, model, tmp_path):
+    results = Results(Failing(without=(1,)), asked, tmp_path)
+    results.measure("unlearned", model)
+    content = json.loads((tmp_path / "stress/failing.json").read_text())
+    assert content["rows"] == 6
+    assert content["curves"]["unlearned"][1] == {"x": 1, "failed": [{"set": "forget", "index": 1, "why": "why 1"}]}
+    assert content["left_out"] == ""
+
+
+def test_one_that_is_left_out_says_why_and_keeps_what_was_found(asked, model, tmp_path):
+    file = tmp_path / "stress/counted.json"
+    Results(Counted(), asked, tmp_path).leave_out("too few rows")
+    assert json.loads(file.read_text())["left_out"] == "too few rows"
+    Results(Counted(), asked, tmp_path).measure("unlearned", model)
+    found = file.read_text()
+    assert json.loads(found)["left_out"] == ""
+    Results(Counted(gain=2.0), asked, tmp_path).leave_out("too few rows")
+    assert file.read_text() == found
+
+
 def test_nothing_is_written_without_a_folder(asked, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     points = Results(Counted(), asked).measure("unlearned", model)

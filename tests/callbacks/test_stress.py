@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_unlearn.attacks.exam import Exam
+from lightning_unlearn.attacks.layer_probe import LayerProbe
 from lightning_unlearn.attacks.quantization import Quantization
 from lightning_unlearn.attacks.relearning import Relearning
 from lightning_unlearn.callbacks.run_folder import RunFolder
@@ -116,6 +117,11 @@ def test_two_processes_find_what_one_finds(tiny_model_dir, tmp_path):
 def test_mistakes_are_found_before_training(tiny_model_dir, tmp_path):
     with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
         Stress(attacks(), every_n_steps=0)
+    with pytest.raises(ValueError, match=r"attacks must hold an attack, got \[\]"):
+        Stress([])
+    with pytest.raises(ValueError, match=r"layers must be in \[-2, 2\), got \[99\]"):
+        fit(tiny_model_dir(), tmp_path, Stress([Quantization(), LayerProbe(layers=[99])]))
+    assert not (tmp_path / "stress").exists()
     with pytest.raises(ValueError, match="k must leave forget rows that are not shown"):
         fit(tiny_model_dir(), tmp_path, Stress(Relearning(k=6)))
     with pytest.raises(ValueError, match="Stress needs an UnlearningDataModule, got NoneType"):

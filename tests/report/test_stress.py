@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -64,16 +65,64 @@ def test_maps_start_at_chance():
     assert heat("layer_probe", content)["lines"][2][1][-1] == ("–", None)
 
 
+def test_attacks_that_say_nothing_are_named():
+    found = stress()
+    holding = {name: found[name] for name in ("quantization", "prefixes")}
+    holding["prefixes"]["failed"] = {"start": "OutOfMemoryError"}
+    holding["layer_probe"] = {"curves": {}, "failed": {"unlearned": "ValueError"}}
+    holding["relearning_forget"] = {"curves": {}, "failed": {}, "left_out": "k is too large"}
+    content = section(holding)
+    assert content["sentence"] == (
+        "Under 2 attacks the model holds: none surely brings back 25% of what was known. Left out: relearning some of "
+        "the rows. Failed: instructions around the question, hidden states of each layer."
+    )
+    assert [row["title"] for row in content["rows"]] == ["Coarser weights", "Instructions around the question"]
+    assert content["omitted"] == [("Relearning some of the rows", "k is too large")]
+    assert ("Hidden states of each layer", "after") in content["failures"]
+    untold = {**holding, "quantization": {**found["quantization"], "recovered": None}}
+    assert sentence(untold).endswith(" Not told, as the starting model knew too little: coarser weights.")
+    alone = section({"relearning_forget": holding["relearning_forget"]})
+    assert alone["sentence"] == "No attack could be made. Left out: relearning some of the rows."
+
+
+def test_rows_that_were_left_out(tmp_path):
+    found = stress()["prefixes"]
+    row = {"set": "forget", "index": 3, "why": "too long <here>"}
+    for at in (5, 6):  # "story", where most comes back, and "exam"
+        found["curves"]["unlearned"][at]["failed"] = [row]
+    found["curves"]["start"][5]["failed"] = [row, {**row, "set": "mine"}]
+    content = section({"prefixes": {**found, "rows": 20}})
+    assert content["rows"][0]["asked"] == "19 of 20"
+    title, why = "Instructions around the question", row["why"]
+    assert content["left_out"] == [
+        {"title": title, "row": "Forget 3", "why": why, "places": "after: story, exam; before: story"},
+        {"title": title, "row": "mine 3", "why": why, "places": "before: story"},
+    ]
+    run = write_run(tmp_path / "run")
+    (run / "stress").mkdir()
+    (run / "stress/prefixes.json").write_text(json.dumps({**found, "rows": 20}))
+    assert "<td>too long &lt;here&gt;</td>" in write_report(run).read_text()
+
+
+def test_a_point_without_a_score_is_empty():
+    content = stress()["best_of_n"]
+    content["curves"]["unlearned"] = [{"x": 0}, {"x": 1}]
+    assert chart("best_of_n", content)["legend"] == [("Before", "before"), ("Retrained", "retrained")]
+
+
 def test_no_section_without_attacks(tmp_path):
     assert section({}) is None
     assert section({"x": {"curves": {}}}) is None
-    assert "Stress tests" not in write_report(write_run(tmp_path / "run")).read_text()
+    page = write_report(write_run(tmp_path / "run")).read_text()
+    assert "Stress tests" not in page
+    assert "<code>lightning-unlearn stress RUN</code> tries them" in page
 
 
 def test_the_page(tmp_path):
     run = write_stress(write_run(tmp_path / "run"))
     page = write_report(run).read_text()
     text = page[page.index("<h2>Stress tests</h2>") :]
+    assert "lightning-unlearn stress" not in page
     assert page.count("The model is exposed") == 2  # at the top, and in the section
     assert '<p class="note">The model is exposed' in page
     assert len(re.findall(r"✕</span> exposed", text)) == 2
