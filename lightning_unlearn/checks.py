@@ -10,6 +10,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning_unlearn.models import positions
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
     from lightning_unlearn.objectives.base import Objective
 
 
@@ -34,14 +36,17 @@ def check_run(objective: Objective) -> None:
         _check_rule(objective)
 
 
-def check_lengths(objective: Objective) -> None:
-    """Check that the model takes every row of the data that it will be trained on.
+def check_lengths(trainer: Trainer | None) -> None:
+    """Check that the model of a trainer takes every row of "forget" and "retain" of its data.
 
     Raises:
         ValueError: naming the longest row.
     """
-    data, limit = getattr(objective.trainer, "datamodule", None), positions(objective.model)
-    tokens, place = data.longest_row() if hasattr(data, "longest_row") else (0, "")
+    data, module = getattr(trainer, "datamodule", None), getattr(trainer, "lightning_module", None)
+    model = getattr(module, "model", None)
+    if model is None or not hasattr(data, "longest_row"):
+        return
+    limit, (tokens, place) = positions(model), data.longest_row()
     if limit is not None and tokens > limit:
         raise ValueError(
             f"max_length must be at most {limit}, the most tokens that the model takes, so that longer rows are cut; "

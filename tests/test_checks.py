@@ -49,14 +49,13 @@ def test_a_rule_without_its_term():
 
 @pytest.mark.filterwarnings("ignore:max_length=.* cuts the answers")
 def test_a_row_that_the_model_cannot_take(tiny_model_dir, tiny_tokenizer):
-    objective = run_of(GradientDifference(AutoModelForCausalLM.from_pretrained(tiny_model_dir("gpt2"))))
+    objective = GradientDifference(AutoModelForCausalLM.from_pretrained(tiny_model_dir("gpt2")))
     short, long = Record("Who?", "Ana.", source="rows:1"), Record("Who else?", "Bo and " * 200, source="rows:2")
 
     def check(max_length):
         data = UnlearningRecords(forget=[short], retain=[long], tokenizer=tiny_tokenizer, max_length=max_length)
         data.setup("fit")
-        objective._trainer.datamodule = data
-        check_lengths(objective)
+        check_lengths(SimpleNamespace(lightning_module=objective, datamodule=data))
 
     with pytest.raises(ValueError, match=r"max_length must be at most 256, .*; got 300, and rows:2 has 299"):
         check(300)

@@ -10,10 +10,10 @@ from lightning_unlearn.attacks.exam import Asked, Exam
 from lightning_unlearn.attacks.prompts import PromptAttack
 from lightning_unlearn.data.readers import read_rows
 from lightning_unlearn.data.records import Record, RecordError, text_key
+from lightning_unlearn.usage import naming
 
 NONE = "there is no other way to ask it"
 Prompts = dict[str, dict[str, str]]  # variant -> key of the question -> what is asked in its place
-from lightning_unlearn.usage import naming
 
 
 class Paraphrases(PromptAttack):

@@ -23,12 +23,12 @@ from lightning_unlearn.evaluation.run import select_rows
 from lightning_unlearn.forward import token_statistics
 from lightning_unlearn.models import Lora, add_lora
 from lightning_unlearn.parts import device_of
+from lightning_unlearn.usage import naming
 
 HELD_OUT = {
     "held_out/rougeL_recall": "ROUGE-L recall, rows not shown",
     "held_out/probability": "Probability, rows not shown",
 }
-from lightning_unlearn.usage import naming
 
 
 class Relearning(Attack):

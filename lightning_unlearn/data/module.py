@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_unlearn.data.alternates import AlternateRows, read_alternates
@@ -44,8 +45,8 @@ class UnlearningDataModule(LightningDataModule, ABC):
     Where all rows of a role are plain texts, they are cut into rows of `max_length` tokens, none of which is lost, and
     no refusals or other answers go with them.
 
-    `test` and `validate` train on no row, and turn none into tokens: they have no losses, and a row that cannot be used
-    is for the evaluation to report.
+    `test` and `validate` train on no row: one that cannot be used costs them the losses of the objective, with a
+    warning, and is for the evaluation to report.
 
     A subclass says where records and evaluation sets come from; both are read once.
 
@@ -255,7 +256,7 @@ class UnlearningDataModule(LightningDataModule, ABC):
         self.evaluation_sets()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and check every row, and turn the needed roles into tokens before any training.
+        """Read and check every row and turn the needed roles into tokens, before any training.
 
         Raises:
             ValueError: for rows, a tokenizer or a template that cannot be used.
@@ -280,14 +281,27 @@ class UnlearningDataModule(LightningDataModule, ABC):
         return UnlearningLoader(rows, seed=self.seed, **self._batch_options(), **trainer_options(self.trainer))
 
     def val_dataloader(self) -> OrderedBatches | NoRows:
-        """Return the forget rows in order with as many retain rows as in training; outside a fit, none."""
-        if not self._trains:
-            return NoRows()
-        return OrderedBatches(self._tokenise(), **self._batch_options(), **ranks(self.trainer))
+        """Return the forget rows in order with as many retain rows as in training.
 
-    def test_dataloader(self) -> NoRows:
-        """Return no rows: the protocols run in a callback."""
-        return NoRows()
+        Outside a fit no rows, with a warning, where one of them cannot be used.
+        """
+        if self._trains:
+            return self._in_order()
+        from lightning_unlearn.checks import check_lengths  # brings the kernels
+
+        try:
+            check_lengths(self.trainer)
+            return self._in_order()
+        except ValueError as error:
+            rank_zero_warn(f"the losses of the objective are left out: {error}")
+            return NoRows()
+
+    def test_dataloader(self) -> OrderedBatches | NoRows:
+        """Return the rows of validation: the protocols themselves run in a callback."""
+        return self.val_dataloader()
+
+    def _in_order(self) -> OrderedBatches:
+        return OrderedBatches(self._tokenise(), **self._batch_options(), **ranks(self.trainer))
 
     def longest_row(self) -> tuple[int, str]:
         """Return how many tokens a model reads of the longest row of "forget" and "retain", and where the row is."""

@@ -315,20 +315,16 @@ class Objective(L.LightningModule, ABC):
         check_run(self)
         self.configure_model()
         if stage == "fit":
-            check_lengths(self)
+            check_lengths(self.trainer)
             self.model.train()  # from_pretrained returns a model in eval mode, and Lightning leaves it so
         if self.needs_reference and self._reference.caches:
             if stage != "predict":
-                self._cache_upcoming(stage)
+                self._place()
+                batches = filter(None, upcoming_batches(self.trainer, stage))  # but for those without rows
+                self.cache_reference(batches, self._reference.folder_of(self.trainer))
         elif self.needs_reference:
             self.reference_model()
             self._reference.convert(self.trainer.precision_plugin.convert_module)
-
-    def _cache_upcoming(self, stage: str) -> None:
-        """Cache the rows of a stage."""
-        self._place()
-        batches = filter(None, upcoming_batches(self.trainer, stage))  # but for those without rows
-        self.cache_reference(batches, self._reference.folder_of(self.trainer))
 
     def _place(self) -> None:
         """Give the model the run's precision and device, before Lightning does."""

@@ -247,12 +247,14 @@ def test_subclasses_take_a_budget(tiny_tokenizer):
             assert max(len(batch.input_ids) for batch in batches) <= data.tokens_per_batch
 
 
-def test_no_row_becomes_tokens_where_none_is_trained_on(tiny_tokenizer):
+def test_a_row_that_cannot_be_used_costs_the_losses_where_none_is_trained_on(tiny_tokenizer):
     data = Rows(tokenizer=tiny_tokenizer, max_length=4)  # no answer is left of any row
     for stage, loader in (("test", data.test_dataloader), ("validate", data.val_dataloader)):
         data.setup(stage)
-        assert list(loader()) == [{}]
-    assert not data._rows
+        with pytest.warns(UserWarning, match="losses of the objective are left out: .*cuts off the whole answer"):
+            assert list(loader()) == [{}]
+    with pytest.raises(RecordError, match="cuts off the whole answer"):
+        data.setup("fit")
 
 
 def test_the_longest_row_is_told_with_its_place(tiny_tokenizer):

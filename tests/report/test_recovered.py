@@ -17,7 +17,8 @@ KEYS = ("stress/strongest", "stress/prefixes", "stress/layer_probe")
 
 def attack(share: float | None, verdict: str = "holds", *, retrained: bool = True, **options: Any) -> dict[str, Any]:
     recovered = None if share is None else {"share": share, "verdict": verdict}
-    return {"options": options, "curves": {"retrained": [{"x": 0}]} if retrained else {}, "recovered": recovered}
+    models = ("unlearned", "retrained") if retrained else ("unlearned",)
+    return {"options": options, "curves": {model: [{"x": 0}] for model in models}, "recovered": recovered}
 
 
 def attacked(name: str = "a", *, seed: int = 0, **stress: dict[str, Any]) -> Run:
@@ -46,6 +47,8 @@ def test_an_attack_that_was_not_made_or_that_tells_nothing():
     one = attacked(prefixes=attack(None), layer_probe=attack(0.1))
     assert [told([one], key) for key in (*KEYS, "stress/best_of_n")] == ["holds", "not known", "holds", "not tested"]
     assert told([attacked(prefixes=attack(None))], "stress/strongest") == "not known"
+    left_out = {"left_out": "too few rows", "curves": {}}
+    assert told([attacked(prefixes=left_out)], "stress/strongest") == "not tested"
 
 
 def test_of_several_seeds_the_worst_verdict_mean_and_spread():
