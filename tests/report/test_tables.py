@@ -116,8 +116,9 @@ def test_folders_tell_rows_of_one_method_apart(names, told):
 
 def test_what_attacks_bring_back_has_its_verdict_beside_it():
     def attacked(share: float) -> Run:
-        found = {"prefixes": {"recovered": {"share": share, "verdict": "exposed"}}} if share else {}
-        return Run(Path("r"), metrics={"after": {"stress/prefixes": share} if share else {}}, stress=found)
+        found = {"curves": {"unlearned": [{"x": 0}]}, "recovered": {"share": share, "verdict": "exposed"}}
+        after = {"stress/prefixes": share} if share else {}
+        return Run(Path("r"), metrics={"after": after}, stress={"prefixes": found} if share else {})
 
     rows = [Row(attacked(0.0), "after", "Starting model"), row("NPO", attacked(0.5)), row("DPO", attacked(0.0))]
     key = "stress/prefixes"
