@@ -143,7 +143,7 @@ def test_a_mistake_may_be_mended_where_no_run_has_begun(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_a_sequence_that_is_killed_ends_as_one_that_is_left_alone(tmp_path, tiny_tokenizer):
     tiny_tokenizer.save_pretrained(tmp_path / "model")
-    tiny(vocab_size=len(tiny_tokenizer)).float().save_pretrained(tmp_path / "model")
+    tiny(vocab_size=len(tiny_tokenizer), max_position_embeddings=512).float().save_pretrained(tmp_path / "model")
     options = ["--requests", "2", "--model.model", str(tmp_path / "model")]
     options += ["--model", "NPO", "--model.retain", "nll", "--model.lr", "1e-3", "--data", "FictitiousAuthors"]
     options += [

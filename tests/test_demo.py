@@ -66,12 +66,12 @@ def test_a_demo_that_did_not_learn_fails_loudly_and_is_not_repeated(tmp_path, ca
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_the_demo_as_shipped(tmp_path):
     assert main(["--output", str(tmp_path / "demo")]) == 0
     assert "<svg" in (tmp_path / "demo/report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_the_demo_on_real_tofu(tmp_path, tofu_dir):
     assert main(["--output", str(tmp_path / "demo"), "--data", str(tofu_dir)]) == 0

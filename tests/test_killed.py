@@ -80,7 +80,7 @@ def interrupt(command: list[str], run: Path, kind: signal.Signals, saves: int, d
     return running
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=4)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_ten_times_it_ends_the_same(tiny_model_dir, tmp_path, ranks):
     model, chance = tiny_model_dir(max_position_embeddings=1024), random.Random(ranks)

@@ -29,7 +29,7 @@ def test_a_line_is_the_mean_and_a_fixed_schedule_has_no_checks(way, times):
     assert line("harm", way, runs) == f"| harm | {way} | 5 | {times} | 0.00 | 0.500 | 5 |\n"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_a_run_of_each_way(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(early_forgetting, "KINDS", {"leakage": None})
     early_forgetting.main(["--output", str(tmp_path), "--seeds", "1", "--epochs", "4"])

@@ -32,7 +32,7 @@ attacks:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=5)
 def test_suppressed_answers_come_back_and_what_was_never_known_does_not(tmp_path, monkeypatch, capsys):
     (tmp_path / "attacks.yaml").write_text(ATTACKS)
     monkeypatch.setattr(stress, "CONFIG", tmp_path / "attacks.yaml")

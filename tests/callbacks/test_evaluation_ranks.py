@@ -99,7 +99,7 @@ def tell(rows: int | None, parts: int) -> None:
     Judge.samples = samples
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_two_processes_write_and_log_what_one_does(tiny_model_dir, tmp_path):
     model = tiny_model_dir(max_position_embeddings=1024)
     (tmp_path / "alone").mkdir()

@@ -149,7 +149,7 @@ def on_two(folder: Path) -> None:
         torch.distributed.barrier()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=2)
 def test_two_processes_are_one(tmp_path):
     spawn(2, on_two, tmp_path)
     alone = {(rule, kind): train(rule, kind, batch_size=4, micro=2) for rule, kind in product(EVERY, ON_TWO)}
