@@ -36,6 +36,7 @@ from lightning_unlearn.report import write_report
 from lightning_unlearn.report.runs import CARD, METRICS, STRESS, read_object
 from lightning_unlearn.report.stress import told
 from lightning_unlearn.report.stress_rows import told_rows
+from lightning_unlearn.usage import naming
 
 OF_RUN = "run"  # in place of a starting model: the one that the run card names
 
@@ -118,8 +119,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for model, error in one.failed.items()
     ]
     for one in found:
-        print(f"{one.attack.name}: {told(one.content())}")
-        if rows := told_rows(one.content()):
+        content = one.content()
+        print(f"{one.attack.name}: {told(content)}")
+        if rows := told_rows(content):
             print(f"  {rows}")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
@@ -187,10 +189,8 @@ def _start(card: dict) -> str | None:
 
 
 def _layers(folder: Path, trust_remote_code: bool) -> int | None:
-    try:
+    with naming("run"):
         return layer_count(folder, trust_remote_code=trust_remote_code)
-    except ValueError as error:
-        raise ValueError(f"run: {error}") from error
 
 
 def _loaded(name: str, source: str, dtype: str | None, trust_remote_code: bool) -> nn.Module:

@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from lightning_unlearn.attacks.base import Attack, Measurement
 from lightning_unlearn.attacks.exam import FAILED, Exam, Scores, failed, mean_score
 from lightning_unlearn.data.packing import TokenRow, pack
-from lightning_unlearn.data.records import Record, RecordError
+from lightning_unlearn.data.records import Record, RecordError, reason
 from lightning_unlearn.evaluation.likelihood import row_likelihoods
 from lightning_unlearn.evaluation.log import Sample
 from lightning_unlearn.forward import evaluating, run_trunk
@@ -127,7 +127,7 @@ def encoded(model: nn.Module, exam: Exam, name: str, index: int, record: Record)
     try:
         found = [exam.encoder.row(record, answer=text) for text in candidates(record)]
     except RecordError as error:
-        return {**row, FAILED: str(error).removeprefix(f"{record.source}: ")}
+        return {**row, FAILED: reason(error, record)}
     longest, limit = max(len(one.input_ids) for one in found), positions(model)
     if limit is not None and longest > limit:
         return {**row, FAILED: f"it has {longest} tokens with an answer, the model takes {limit}"}

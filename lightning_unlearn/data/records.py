@@ -21,6 +21,15 @@ class RecordError(ValueError):
     """A source of records that cannot be read, or a row that cannot be used."""
 
 
+def reason(error: RecordError, record: Record) -> str:
+    """Say what is wrong with a record, without the place that the message begins with.
+
+    >>> reason(RecordError("rows:3: too long"), Record("Who?", "Ana.", source="rows:3"))
+    'too long'
+    """
+    return str(error).removeprefix(f"{record.source or 'record'}: ")
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One question and its answer, or one plain text.

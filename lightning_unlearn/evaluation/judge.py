@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lightning_unlearn.data.packing import TokenRow
-from lightning_unlearn.data.records import HOLDOUT, Record, RecordError
+from lightning_unlearn.data.records import HOLDOUT, Record, RecordError, reason
 from lightning_unlearn.data.requests import must_go
 from lightning_unlearn.data.set_options import SetOptions
 from lightning_unlearn.data.tokenization import Encoder
@@ -112,7 +112,7 @@ class Judge:
         try:
             found = _Encoded(row, self.encoder.prompt(record), [self.encoder.row(record, answer=x) for x in texts])
         except RecordError as error:
-            return _Encoded(row, failed=str(error).removeprefix(f"{record.source or 'record'}: "))
+            return _Encoded(row, failed=reason(error, record))
         limit, longest = positions(self.model) or inf, max(len(text.input_ids) for text in found.group)
         if options.generate and len(found.prompt) >= limit:
             return _Encoded(row, failed=f"the prompt has {len(found.prompt)} tokens, the model takes {limit}")
